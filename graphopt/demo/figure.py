@@ -1,0 +1,124 @@
+"""The picture of a run: time per iteration each way, tasks per iteration, and what became of one chunk's tasks.
+
+Made to be read in print: the runs differ in position, hatching and label, never in colour alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from graphopt.demo.fusion import Fusion
+from graphopt.demo.race import DASK, GRAPHOPT, NUMPY, RUNS
+from graphopt.demo.summary import LABELS, Summary
+from graphopt.report.layers import layered
+
+__all__ = ["draw"]
+
+FILLS = {NUMPY: "#d9d9d9", DASK: "#f2b27a", GRAPHOPT: "#7fb8d6"}
+HATCHES = {NUMPY: "", DASK: "///", GRAPHOPT: "..."}
+INK = "#222222"
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 0.5}
+DOT = {"markersize": 3, "markerfacecolor": "white", "markeredgecolor": INK, "markeredgewidth": 0.6, "clip_on": False}
+SOURCE_LINES = 32  # what fits beside the drawing
+
+
+def draw(pyplot: Any, summary: Summary, fusion: Fusion, path: str) -> None:
+    """Write the picture as PNG."""
+    with pyplot.rc_context(STYLE):
+        figure = pyplot.figure(figsize=(15, 8), layout="constrained")
+        grid = figure.add_gridspec(2, 3, width_ratios=(1.0, 0.95, 1.15), height_ratios=(1, 4.2))
+        _times(figure.add_subplot(grid[:, 0]), summary)
+        _counts(figure.add_subplot(grid[0, 1:]), summary)
+        _tasks(figure.add_subplot(grid[1, 1]), fusion)
+        _kernel(figure.add_subplot(grid[1, 2]), fusion)
+        rows, columns = summary.problem.X.shape
+        figure.suptitle(
+            f"Logistic regression by gradient descent in dask.array: {summary.problem.name}, {rows:,} x {columns}, "
+            f"{summary.problem.X.numblocks[0]} chunks; {summary.scheduler}",
+            fontsize=11,
+        )
+        figure.savefig(path, dpi=110, format="png")
+        pyplot.close(figure)
+
+
+def _times(axes: Any, summary: Summary) -> None:
+    """Medians as bars, every iteration as a dot. Bars need a scale from zero; a dot that is beyond it is a triangle."""
+    milliseconds = {run: [1e3 * second for second in summary.traces[run].seconds] for run in RUNS}
+    top = 1.25 * max(np.percentile(times, 90) for times in milliseconds.values())
+    for x, run in enumerate(RUNS):
+        times, median = milliseconds[run], summary.traces[run].median * 1e3
+        axes.bar(x, median, width=0.62, color=FILLS[run], hatch=HATCHES[run], edgecolor=INK, linewidth=0.8)
+        # side by side in the order they were measured, so that a drift shows
+        places = [x - 0.24 + 0.48 * i / max(1, len(times) - 1) for i in range(len(times))]
+        for marker, beyond in (("o", False), ("^", True)):
+            shown = [i for i, time in enumerate(times) if (time > top) == beyond]
+            axes.plot([places[i] for i in shown], [min(times[i], top) for i in shown], marker, **DOT)
+        text = f"{median:.1f} ms"
+        if run == GRAPHOPT:
+            text += f"\n{summary.speedup(run):.1f} x dask's speed"
+        height = max(min(time, top) for time in times)
+        axes.annotate(text, (x, height), xytext=(0, 9), textcoords="offset points", ha="center", weight="bold")
+    axes.set_ylim(0, 1.12 * top)
+    axes.set_xticks(range(len(RUNS)), [LABELS[run].replace(", ", "\n").replace(" with ", "\nwith ") for run in RUNS])
+    axes.set_ylabel("milliseconds per iteration")
+    axes.set_title("time per iteration\nbar: median, dots: every iteration", loc="left", fontsize=10)
+
+
+def _counts(axes: Any, summary: Summary) -> None:
+    """Tasks per iteration: in the user's graph, run by dask, run with graphopt."""
+    bars = [
+        ("graphopt runs", summary.tasks_run[GRAPHOPT], GRAPHOPT),
+        ("dask runs", summary.tasks_run[DASK], DASK),
+        ("in the user's graph", summary.graph_tasks, NUMPY),
+    ]
+    for y, (_, count, run) in enumerate(bars):
+        axes.barh(y, count, color=FILLS[run], hatch=HATCHES[run], edgecolor=INK, linewidth=0.8)
+        axes.annotate(f"{count:,}", (count, y), xytext=(4, 0), textcoords="offset points", va="center", weight="bold")
+    axes.set_yticks(range(len(bars)), [label for label, _, _ in bars])
+    axes.set_xlim(0, 1.1 * max(count for _, count, _ in bars))
+    axes.set_title("tasks of one iteration", loc="left", fontsize=10)
+
+
+def _tasks(axes: Any, fusion: Fusion) -> None:
+    """The tasks of one chunk as boxes, its data as grey boxes with round corners."""
+    points, routes = layered(len(fusion.labels), fusion.edges)
+    for route in routes:
+        xs, ys = zip(*route, strict=True)
+        axes.plot(xs[:-1], ys[:-1], color=INK, linewidth=0.7, zorder=1)
+        arrow = {"arrowstyle": "-|>", "color": INK, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 8}
+        axes.annotate("", xy=route[-1], xytext=route[-2], arrowprops=arrow, zorder=1)
+    for i, label in enumerate(fusion.labels):
+        data = i in fusion.data
+        box = {
+            "boxstyle": "round,pad=0.3" if data else "square,pad=0.3",
+            "facecolor": "#d9d9d9" if data else "white",
+            "edgecolor": INK,
+            "linewidth": 0.8,
+        }
+        axes.text(*points[i], label, ha="center", va="center", fontsize=8, bbox=box, zorder=2)
+    tasks = len(fusion.labels) - len(fusion.data)
+    axes.set_title(f"before: the {tasks} tasks of one chunk (grey: its data)", loc="left", fontsize=10)
+    axes.set_axis_off()
+    xs, ys = zip(*points, *(point for route in routes for point in route), strict=True)
+    axes.set_xlim(min(xs) - 0.6, max(xs) + 0.6)
+    axes.set_ylim(min(ys) - 0.5, max(ys) + 0.5)
+
+
+def _kernel(axes: Any, fusion: Fusion) -> None:
+    """The generated function that the boxes became."""
+    axes.set_axis_off()
+    if not fusion.source:
+        axes.set_title("after: nothing was fused", loc="left", fontsize=10)
+        return
+    axes.set_title(
+        f"after: 1 function for {fusion.tasks} tasks, shared by {fusion.regions} chunks", loc="left", fontsize=10
+    )
+    lines = fusion.source.strip().splitlines()
+    if len(lines) > SOURCE_LINES:
+        lines = [*lines[: SOURCE_LINES - 1], f"    # ... and {len(lines) - SOURCE_LINES + 1} lines more"]
+    box = {"boxstyle": "square,pad=0.8", "facecolor": "white", "edgecolor": INK, "linewidth": 0.8}
+    axes.text(
+        0.03, 0.96, "\n".join(lines), transform=axes.transAxes, va="top", family="monospace", fontsize=8, bbox=box
+    )

@@ -1,0 +1,133 @@
+"""What we know of the functions and literals that tasks carry: which are the same, which are pure, which are barriers.
+
+Two tokens are equal only if their things may stand for each other bit for bit: ``1``, ``1.0`` and ``True`` have three
+tokens, ``0.0`` and ``-0.0`` two. What cannot be compared cheaply is compared by identity, which is always safe as long as
+the thing is held while its token is in use.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+from toolz.functoolz import Compose
+
+__all__ = ["is_fresh", "is_lock", "is_pure", "is_simple", "token"]
+
+_ATOMS = (str, int, bool, bytes, type(None), complex)
+
+
+def token(value: Any) -> Hashable:
+    """Return a hashable that is equal for values that may stand for each other.
+
+    >>> token((1, slice(None, 2))) == token((1, slice(None, 2)))
+    True
+    >>> token(1) == token(True) or token(0.0) == token(-0.0)
+    False
+    """
+    kind = type(value)
+    if kind is float:
+        return (float, value.hex())
+    if kind in _ATOMS:
+        return (kind, value)
+    if kind in (tuple, list):
+        return (kind, *map(token, value))
+    if kind is slice:
+        return (slice, token(value.start), token(value.stop), token(value.step))
+    if kind is functools.partial:
+        return (kind, token(value.func), token(value.args), *((k, token(v)) for k, v in value.keywords.items()))
+    if kind is Compose:
+        return (kind, token(value.first), *map(token, value.funcs))
+    if kind is dict:
+        return (kind, *((token(k), token(v)) for k, v in value.items()))
+    if isinstance(value, np.dtype):
+        # Equal dtypes may differ in metadata, which some functions read.
+        return (np.dtype, value) if value.metadata is None else (id, id(value))
+    return (id, id(value))
+
+
+def is_simple(value: Any) -> bool:
+    """Say whether a literal reads well in source code and costs nothing to compare: a number, a short string, a slice."""
+    kind = type(value)
+    if kind in (bool, int, type(None)):
+        return True
+    if kind is float:
+        return value == value and value not in (float("inf"), float("-inf"))
+    if kind is str:
+        return len(value) <= 40
+    if kind is slice:
+        return is_simple(value.start) and is_simple(value.stop) and is_simple(value.step)
+    if kind in (tuple, list):
+        return len(value) <= 8 and all(map(is_simple, value))
+    return False
+
+
+#: NumPy functions that read their arguments, write nothing, and return what depends on the arguments alone ...
+_FRESH_NUMPY = frozenset(
+    getattr(np, name)
+    for name in (
+        "all any argmax argmin argsort average clip concatenate copy cumsum cumprod diff dot einsum histogram inner "
+        "isclose kron max mean median min nanmax nanmean nanmin nansum outer prod repeat roll round searchsorted sort "
+        "stack std sum take tensordot tile trace tril triu unique vdot var vstack hstack where"
+    ).split()
+)
+#: ... and those whose result may be a view of an argument.
+_VIEW_NUMPY = frozenset(
+    getattr(np, name)
+    for name in (
+        "broadcast_to expand_dims flip imag moveaxis nan_to_num ravel real reshape split squeeze swapaxes transpose"
+    ).split()
+)
+
+_FRESH_OPERATORS = frozenset(
+    getattr(operator, name)
+    for name in (
+        "abs add and_ eq floordiv ge gt inv invert le lshift lt matmul mod mul ne neg or_ pow rshift sub truediv xor"
+    ).split()
+)
+_VIEW_OPERATORS = frozenset({operator.getitem, operator.pos})
+
+#: Modules of dask whose functions work on chunks and change nothing. Random draws are not here, though they are seeded.
+_PURE_MODULES = frozenset({"dask.array.chunk", "dask.array.numpy_compat", "dask.array.ufunc"})
+_PURE_DASK = frozenset({("dask.array.routines", "_tensordot"), ("dask.array.core", "_concatenate2")})
+
+
+def is_pure(func: Callable[..., Any]) -> bool:
+    """Say whether a function is known to give equal results for equal arguments and to write to none of them.
+
+    Unknown functions, and with them everything a user wrote, are taken to be impure: running a user's function once
+    where it was written twice could merge two random draws.
+    """
+    return _is_in(func, _FRESH_NUMPY | _FRESH_OPERATORS | _VIEW_NUMPY | _VIEW_OPERATORS, views=True)
+
+
+def is_fresh(func: Callable[..., Any]) -> bool:
+    """Say whether a function is pure and its result shares no memory with its arguments."""
+    return _is_in(func, _FRESH_NUMPY | _FRESH_OPERATORS, views=False)
+
+
+def _is_in(func: Any, known: frozenset[Any], *, views: bool) -> bool:
+    kind = type(func)
+    if kind is functools.partial:
+        return "out" not in func.keywords and _is_in(func.func, known, views=views)
+    if kind is Compose:
+        # The first function to run may hand on a view where the last one makes something new.
+        return is_pure(func.first) and all(map(is_pure, func.funcs)) and (views or is_fresh(func.funcs[-1]))
+    if isinstance(func, np.ufunc):
+        # A ufunc made by frompyfunc, numba or scipy may run anything.
+        return getattr(np, func.__name__, None) is func
+    try:
+        if func in known:
+            return True
+    except TypeError:
+        return False
+    module = getattr(func, "__module__", None)
+    return views and (module in _PURE_MODULES or (module, getattr(func, "__name__", None)) in _PURE_DASK)
+
+
+def is_lock(value: Any) -> bool:
+    """Say whether a literal is a lock of any kind (threading, multiprocessing, dask, distributed)."""
+    return type(value) not in _ATOMS and hasattr(value, "acquire") and hasattr(value, "release")

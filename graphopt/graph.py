@@ -1,0 +1,311 @@
+"""Every kind of dask graph, brought to one form; and the questions one asks of a graph.
+
+The one form is a plain ``{key: node}`` where a node is a ``GraphNode`` of dask's task spec, or a future (a ``TaskRef``
+that dask resolves). High-level graphs, array expressions, collections and legacy ``(func, arg)`` tuples all come down
+to it. Annotations, which live on the layers of a high-level graph, are read out beside it.
+
+All functions are pure and linear in tasks and edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from dask.task_spec import Alias, DataNode, GraphNode, Task, TaskRef
+
+from graphopt.types import CycleError, Graph, GraphError, Key, MissingKeyError, Node
+
+__all__ = [
+    "check_graph",
+    "dependencies",
+    "dependents",
+    "flatten_keys",
+    "is_constant",
+    "normalise",
+    "read",
+    "toposort",
+]
+
+_NONE: frozenset[Key] = frozenset()
+
+#: Above this many layers dask's own merging of Blockwise layers, which is quadratic, costs more than it saves.
+_MERGE_LAYERS = 300
+
+
+def flatten_keys(keys: Any) -> list[Key]:
+    """List the keys in a nested list of keys, in order, each once.
+
+    >>> flatten_keys([["a", ("x", 0)], "b", "a"])
+    ['a', ('x', 0), 'b']
+    """
+    out: dict[Key, None] = {}
+    stack = [keys]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, (list, set, frozenset)):
+            stack.extend(reversed(list(item)))
+        else:
+            out[item] = None
+    return list(out)
+
+
+def dependencies(node: Node) -> frozenset[Key]:
+    """Return the keys a node reads; a future reads nothing, it is already there."""
+    return cast("frozenset[Key]", node.dependencies) if isinstance(node, GraphNode) else _NONE
+
+
+def is_constant(node: Node) -> bool:
+    """Say whether a node is data that is already there: a literal or a future."""
+    return isinstance(node, (DataNode, TaskRef))
+
+
+def dependents(graph: Graph) -> dict[Key, list[Key]]:
+    """Map each key of the graph to the keys that read it, in the graph's own order."""
+    out: dict[Key, list[Key]] = {key: [] for key in graph}
+    for key, node in graph.items():
+        if isinstance(node, GraphNode):
+            for dep in node.dependencies:
+                if dep in out:
+                    out[dep].append(key)
+    return out
+
+
+def toposort(graph: Graph) -> list[Key]:
+    """List the keys so that each comes after all it reads; raise `CycleError` where that cannot be.
+
+    Ties keep the graph's own order, never the order of names, so that renaming keys does not change a result.
+    """
+    out: dict[Key, None] = {}
+    for root in graph:
+        if root in out:
+            continue
+        # Depth first with an explicit stack: chains of 100 000 tasks are real, recursion limits are too.
+        stack = [(root, iter(dependencies(graph[root])))]
+        open_keys = {root}
+        while stack:
+            key, deps = stack[-1]
+            for dep in deps:
+                if dep in out or dep not in graph:
+                    continue
+                if dep in open_keys:
+                    cycle = [k for k, _ in stack]
+                    raise _cycle([*cycle[cycle.index(dep) :], dep])
+                stack.append((dep, iter(dependencies(graph[dep]))))
+                open_keys.add(dep)
+                break
+            else:
+                stack.pop()
+                open_keys.discard(key)
+                out[key] = None
+    return list(out)
+
+
+def _cycle(path: list[Key]) -> CycleError:
+    shown = path if len(path) <= 8 else [*path[:4], "...", *path[-3:]]
+    return CycleError(
+        f"The graph has a cycle: {' <- '.join(map(repr, shown))}. "
+        f"A task cannot wait for its own result: give the task behind {path[0]!r} another key, or remove the reference.",
+        path[0],
+    )
+
+
+def check_graph(graph: Graph, keys: Iterable[Key] = (), *, complete: bool = True) -> None:
+    """Raise a `GraphError` that names key and remedy if no scheduler could run this graph.
+
+    Parameters
+    ----------
+    graph
+        A normalised graph.
+    keys
+        The keys that are asked for.
+    complete
+        Whether every key that is read must be in the graph. Inside dask it need not be: results that a cluster
+        already holds are referred to by key alone.
+    """
+    for key, node in graph.items():
+        if not isinstance(node, (GraphNode, TaskRef)):
+            raise GraphError(f"{key!r} stands for a {type(node).__name__}, not a node; pass the graph through normalise()", key)
+        if isinstance(node, Task) and not callable(node.func):
+            raise GraphError(
+                f"The task {key!r} calls {node.func!r}, which is not callable. "
+                "A task is Task(key, function, *arguments); wrap plain data in DataNode(key, data).",
+                key,
+            )
+        if complete:
+            for dep in dependencies(node):
+                if dep not in graph:
+                    raise _missing(dep, graph, f"the task {key!r} reads")
+    if complete:
+        for key in keys:
+            if key not in graph:
+                raise _missing(key, graph, "you asked for")
+    toposort(graph)
+
+
+def _missing(key: Key, graph: Graph, who: str) -> MissingKeyError:
+    import difflib
+
+    near = difflib.get_close_matches(str(key), [str(k) for k in graph], n=1) if len(graph) <= 10_000 else []
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return MissingKeyError(
+        f"{who[0].upper()}{who[1:]} {key!r}, which is not in the graph.{hint} "
+        "Add it, or name it in futures=[...] if a cluster holds its result.",
+        key,
+    )
+
+
+def normalise(graph: Any, keys: Iterable[Key] = (), *, merge_layers: bool = True) -> dict[Key, Node]:
+    """Bring any dask collection or graph to ``{key: node}``.
+
+    Parameters
+    ----------
+    graph
+        A dask collection, a high-level graph, an expression, or a mapping of keys to nodes, legacy tasks, futures
+        or plain data.
+    keys
+        The keys that will be asked for. Of a high-level graph only what these need is materialised; without keys,
+        everything is.
+    merge_layers
+        Let dask merge neighbouring Blockwise layers before they are materialised. The merged tasks share one inner
+        graph by identity, which halves the tasks to make and lets us look at each inner graph once.
+
+    Returns
+    -------
+    dict
+        A new mapping. The nodes are those of the input wherever they need no change.
+
+    Raises
+    ------
+    GraphError
+        If ``graph`` is none of the above.
+
+    Examples
+    --------
+    >>> from operator import add
+    >>> normalise({"x": 1, "y": (add, "x", 2)})
+    {'x': DataNode(1), 'y': <Task 'y' add(Alias('x'), 2)>}
+    """
+    return read(graph, keys, merge_layers=merge_layers)[0]
+
+
+def read(
+    graph: Any, keys: Iterable[Key] = (), *, merge_layers: bool = True
+) -> tuple[dict[Key, Node], dict[Key, dict[str, Any]]]:
+    """Do as `normalise` does, and return the annotations (retries, resources, workers, priority ...) by key beside it.
+
+    Annotations that are functions of the key are called here, once; keys without annotations are left out.
+    """
+    from dask.highlevelgraph import HighLevelGraph
+
+    if not isinstance(graph, Mapping):
+        if hasattr(graph, "__dask_graph__"):
+            graph = graph.__dask_graph__()
+        if not isinstance(graph, Mapping):
+            raise GraphError(
+                f"Cannot read a graph from a {type(graph).__name__}: pass a dask collection, "
+                "a HighLevelGraph or a mapping of keys to tasks."
+            )
+    if isinstance(graph, HighLevelGraph):
+        return _read_layers(graph, list(keys), merge_layers)
+    return {key: _node(key, value, graph) for key, value in graph.items()}, {}
+
+
+def _read_layers(
+    graph: Any, keys: list[Key], merge_layers: bool
+) -> tuple[dict[Key, Node], dict[Key, dict[str, Any]]]:
+    """Materialise a high-level graph from its last layer to its first, each layer for the keys that are needed."""
+    if merge_layers and keys and len(graph.layers) <= _MERGE_LAYERS:
+        from dask.blockwise import optimize_blockwise
+
+        graph = optimize_blockwise(graph, keys=keys)
+    all_keys = _AllKeys(graph)
+    nodes: dict[Key, Node] = {}
+    notes: dict[Key, dict[str, Any]] = {}
+    needed = set(keys)
+    for name in reversed(_layer_order(graph.dependencies)):
+        layer = graph.layers[name]
+        if keys:
+            layer = _narrow(layer, needed)
+        found = _reachable(layer, needed, all_keys) if keys else {k: _node(k, v, all_keys) for k, v in layer.items()}
+        if annotations := getattr(graph.layers[name], "annotations", None):
+            for key in found:
+                notes[key] = {what: value(key) if callable(value) else value for what, value in annotations.items()}
+        nodes.update(found)
+    return dict(reversed(nodes.items())), notes
+
+
+class _AllKeys:
+    """The keys of all layers, counted only when a legacy task makes us ask."""
+
+    def __init__(self, graph: Any) -> None:
+        self._graph = graph
+        self._keys: set[Key] | None = None
+
+    def __contains__(self, key: object) -> bool:
+        if self._keys is None:
+            self._keys = set().union(*(layer.keys() for layer in self._graph.layers.values()))
+        return key in self._keys
+
+
+def _layer_order(depends: Mapping[str, Iterable[str]]) -> list[str]:
+    """List the layers so that each comes after those it depends on."""
+    out: dict[str, None] = {}
+    stack = [(name, False) for name in reversed(list(depends))]
+    while stack:
+        name, done = stack.pop()
+        if done:
+            out[name] = None
+        elif name not in out:
+            stack.append((name, True))
+            stack.extend((dep, False) for dep in depends.get(name, ()) if dep not in out)
+    return list(out)
+
+
+def _narrow(layer: Any, needed: set[Key]) -> Mapping[Key, Any]:
+    """Cut a layer that is not materialised yet down to the blocks that are needed."""
+    if getattr(layer, "is_materialized", lambda: True)():
+        return cast("Mapping[Key, Any]", layer)
+    wanted = needed.intersection(layer.get_output_keys())
+    if len(wanted) == len(layer):
+        return cast("Mapping[Key, Any]", layer)
+    if not wanted:
+        return {}
+    return cast("Mapping[Key, Any]", layer.cull(wanted, ())[0])
+
+
+def _reachable(layer: Mapping[Key, Any], needed: set[Key], all_keys: Any) -> dict[Key, Node]:
+    """Take from a layer what is needed, directly or by other tasks of the layer, and note what that needs in turn."""
+    out: dict[Key, Node] = {}
+    mapping = layer if isinstance(layer, dict) else dict(layer)
+    work = [key for key in mapping if key in needed]
+    while work:
+        key = work.pop()
+        if key in out:
+            continue
+        out[key] = node = _node(key, mapping[key], all_keys)
+        for dep in dependencies(node):
+            if dep not in needed:
+                needed.add(dep)
+                if dep in mapping:
+                    work.append(dep)
+            elif dep in mapping and dep not in out:
+                work.append(dep)
+    return out
+
+
+def _node(key: Key, value: Any, all_keys: Any) -> Node:
+    """Bring a node, a future, a legacy task or plain data to a node with this key, by dask's own rules."""
+    if isinstance(value, Alias):
+        # An alias of itself is how dask writes "the cluster already holds this key".
+        return TaskRef(key) if value.target == key else value if value.key == key else Alias(key, value.target)
+    if isinstance(value, GraphNode):
+        return value if value.key == key else value.substitute({}, key=key)
+    if isinstance(value, TaskRef):
+        return value
+    if getattr(value, "__dask_future__", False):
+        return TaskRef(value.key)
+    from dask._task_spec import convert_legacy_task
+
+    node = convert_legacy_task(key, value, all_keys)
+    return node if isinstance(node, GraphNode) else DataNode(key, node)

@@ -1,0 +1,346 @@
+"""Kernel: a fused region becomes one straight-line Python function, shared by all regions of the same shape.
+
+Regions are traced into programs; equal programs are one shape. Literals that never differ within a shape are written into
+the text, the others are arguments, so 500 chunks share one code object and one pickle. A `Fused` task calls the kernel
+with its own inputs and literals; when the kernel fails, the task adds to the error which of the user's keys it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import linecache
+from collections.abc import Collection, Hashable, Mapping
+from functools import lru_cache
+from types import CodeType
+from typing import Any
+
+import numpy as np
+from dask.base import key_split
+from dask.task_spec import DataNode, GraphNode, Task, TaskRef
+
+from graphopt.functions import is_simple, token
+from graphopt.graph import dependencies
+from graphopt.program import ITEM, Program, Tracer
+from graphopt.region import Region, barrier, first_output, is_pick
+from graphopt.source import Source, bindable, write
+from graphopt.types import Graph, Key, Node
+
+__all__ = ["Fused", "Kernel", "generate"]
+
+_SMALL = 16_384  # bytes of an array that is cheaper to pass along with each task than to keep under a key of its own
+
+
+@lru_cache(maxsize=512)
+def _compile(name: str, text: str) -> CodeType:
+    """Compile a kernel's text once in a process, and let tracebacks show its lines."""
+    filename = f"<graphopt {name} {hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}>"
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    return compile(text, filename, "exec")
+
+
+class Kernel:
+    """A straight-line Python function with the functions it calls.
+
+    It pickles as text and references, and is compiled where it first runs.
+
+    Attributes
+    ----------
+    name : str
+    source : str
+        The Python that runs.
+    constants : dict
+        What the names in it stand for, apart from ``np``.
+    lines : dict
+        For each line the step it runs, and the name of that step inside a task that dask had fused.
+    """
+
+    __slots__ = ("__weakref__", "constants", "fn", "lines", "name", "source")
+
+    fn: Any
+
+    def __init__(self, name: str, source: str, constants: dict[str, Any], lines: dict[int, tuple[int, Any]]) -> None:
+        self.name, self.source, self.constants, self.lines = name, source, constants, lines
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "fn":
+            raise AttributeError(name)
+        scope = {"np": np, **self.constants}
+        exec(_compile(self.name, self.source), scope)  # the text is ours; see source.py
+        self.fn = scope[self.name]
+        return self.fn
+
+    def __call__(self, *args: Any) -> Any:
+        return self.fn(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Kernel, (self.name, self.source, self.constants, self.lines)
+
+    def __repr__(self) -> str:
+        return f"<Kernel {self.name}>"
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        from dask.tokenize import normalize_token
+
+        return ("Kernel", self.source, normalize_token(self.constants))
+
+
+class Fused(Task):  # type: ignore[misc]  # dask.task_spec is untyped
+    """A task that calls a kernel. Its arguments are references and literals, never nested, so calling it costs little.
+
+    ``labels`` holds the user's key of each step of the kernel; for a step that is a lane of a batch, the list of its keys.
+    """
+
+    __slots__ = ("labels",)
+
+    labels: tuple[Any, ...]
+
+    def __init__(
+        self, key: Key, func: Kernel, /, *args: Any, _data_producer: bool = False, labels: tuple[Any, ...] = (), **kwargs: Any
+    ) -> None:
+        super().__init__(key, func, *args, _data_producer=_data_producer, **kwargs)
+        self.labels = labels
+
+    def __call__(self, values: Any = ()) -> Any:
+        try:
+            return self.func.fn(
+                *[
+                    values[a.key] if isinstance(a, TaskRef) else a if not isinstance(a, GraphNode) else a(values)
+                    for a in self.args
+                ]
+            )
+        except Exception as error:
+            _explain(error, self)
+            raise
+
+    def copy(self) -> Fused:  # dask's own drops _data_producer
+        return Fused(self.key, self.func, *self.args, _data_producer=self._data_producer, labels=self.labels)
+
+
+def _explain(error: Exception, task: Fused) -> None:
+    """Add to an error which of the user's keys was being computed, and by which line."""
+    kernel, labels, found = task.func, task.labels, None
+    frame = error.__traceback__
+    while frame is not None:
+        code = frame.tb_frame.f_code
+        if code.co_filename.startswith("<graphopt ") and code.co_name == kernel.name:
+            step, inner = kernel.lines.get(frame.tb_lineno, (None, None))
+            if step is not None and step < len(labels):
+                key = labels[step]
+                line = linecache.getline(code.co_filename, frame.tb_lineno).strip()
+                found = (key, inner, line)
+                # A lane inside a batch: its own kernel knows better.
+                called = kernel.constants.get(_called(line))
+                if isinstance(called, Kernel) and isinstance(key, list):
+                    kernel, labels = called, tuple(key)
+        frame = frame.tb_next
+    if found is None:
+        return
+    key, inner, line = found
+    inside = f", inside it {inner!r}" if inner is not None else ""
+    note = f"graphopt: while computing key {key!r}{inside}, in the fused task {task.key!r}: {line}"
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+    else:  # Python 3.10
+        error.__notes__ = [*getattr(error, "__notes__", []), note]  # type: ignore[attr-defined]
+
+
+def _called(line: str) -> str:
+    return line.partition(" = ")[2].partition("(")[0] or line.removeprefix("return ").partition("(")[0]
+
+
+# -- from regions to fused tasks ---------------------------------------------------------------------------------------
+
+
+class _Shape:
+    """All the places where one program is used: its literals there, and in the end its kernel."""
+
+    __slots__ = ("hints", "kernel", "literals", "program", "slot_hints", "slots")
+
+    def __init__(self, program: Program, tracer: Tracer) -> None:
+        self.program = program
+        self.hints = [_hint(key) for key in tracer.inputs]
+        self.slot_hints = tracer.hints
+        self.literals: list[list[Any]] = []
+        self.kernel: Kernel | None = None
+        self.slots: tuple[int, ...] = ()
+
+    def fixed(self) -> dict[int, Any]:
+        """Return the literals that are the same everywhere and may be written into the text."""
+        first, *others = self.literals
+        out = {}
+        for slot, value in enumerate(first):
+            if not (is_simple(value) or bindable(value)):
+                continue
+            mine: Hashable = None
+            for other in others:
+                if other[slot] is not value:
+                    mine = token(value) if mine is None else mine
+                    if token(other[slot]) != mine:
+                        break
+            else:
+                out[slot] = value
+        return out
+
+
+def generate(graph: Graph, keys: Collection[Key]) -> Graph:
+    """Turn the regions of a graph into fused tasks; the same object if there is nothing to turn.
+
+    Small data that is in the graph becomes an argument of the tasks that read it. (Under a key of its own it would make
+    them "rootish" for the distributed scheduler, which then ignores where their other inputs are.)
+
+    The result of a fused task that was not asked for gets a new key: a key must never change its task.
+    """
+    return _Generator(graph, keys).run()
+
+
+class _Generator:
+    def __init__(self, graph: Graph, keys: Collection[Key]) -> None:
+        self.graph, self.keys = graph, set(keys)
+        self.shapes: dict[Hashable, _Shape] = {}
+        self.constants = {
+            key: node.value
+            for key, node in graph.items()
+            if isinstance(node, DataNode) and key not in self.keys and _is_small(node.value)
+        }
+        self.picks = {key: (node.args[0].key, node.args[1]) for key, node in graph.items() if is_pick(node, graph)}
+        self.digests: dict[Hashable, str] = {}
+        self.kernels: dict[int, tuple[Kernel, tuple[int, ...]]] = {}  # by id of the program, for those who call it
+
+    def run(self) -> Graph:
+        traced: dict[Key, tuple[_Shape, Tracer, Region]] = {}
+        for key, node in self.graph.items():
+            region = self._region(key, node)
+            if region is not None:
+                tracer = self._trace(region)
+                traced[key] = (self._shape(tracer, region), tracer, region)
+        if not traced:
+            return self.graph
+        for shape in list(self.shapes.values()):
+            self._write(shape)
+        renamed = {key: self._new_key(key, *rest) for key, rest in traced.items() if key not in self.keys}
+        out: dict[Key, Node] = {}
+        for key, node in self.graph.items():
+            if key in traced:
+                fused = self._fuse(renamed.get(key, key), *traced[key], renamed)
+                out[fused.key] = fused
+                continue
+            if isinstance(node, Region):  # of one plain task, which runs as well without a kernel
+                node = node.members[0]
+            if isinstance(node, GraphNode) and not dependencies(node).isdisjoint(renamed):
+                out[key] = node.substitute(renamed)
+            else:
+                out[key] = node
+        return self._drop_unread(out)
+
+    def _region(self, key: Key, node: Node) -> Region | None:
+        """Return the region to turn into a kernel, if this node is one, or is a task that gains from becoming one."""
+        if isinstance(node, Region):
+            only = node.members[0]
+            plain = len(node.members) == 1 and type(only) is Task and not isinstance(only.func, Program)
+            return None if plain and not self._reads_picks(only) else node
+        if type(node) is not Task or key in self.picks or barrier(node) is not None:
+            return None
+        if isinstance(node.func, Program) or self._reads_picks(node):
+            return Region(key, [node], [key])
+        return None
+
+    def _reads_picks(self, node: GraphNode) -> bool:
+        return any(dep in self.picks for dep in node.dependencies)
+
+    def _trace(self, region: Region) -> Tracer:
+        """Write a region down, regions within it as calls of their own programs."""
+        tracer = Tracer(self.constants, self.picks)
+        places: dict[Key, tuple[Key, int]] = {}
+        for member in region.members:
+            if isinstance(member, Region):
+                inner = self._trace(member)
+                shape = self._shape(inner, member)
+                literals = tuple(map(tracer.literal, inner.literals))
+                tracer.hints.update((literals[slot][1], name) for slot, name in inner.hints.items())
+                args = (*map(tracer.ref, inner.inputs), *literals)
+                spec = tracer.step(shape.program, args, (), list(inner.labels))
+                tracer.define(member.key, spec)
+                places.update((key, (member.key, i)) for i, key in enumerate(member.outputs) if len(member.outputs) > 1)
+            elif member.key in places:
+                owner, place = places[member.key]
+                tracer.define(member.key, (ITEM, tracer.ref(owner), place))
+            else:
+                tracer.task(member)
+        return tracer
+
+    def _shape(self, tracer: Tracer, region: Region) -> _Shape:
+        program = tracer.program(region.outputs)
+        shape = self.shapes.get(program.signature)
+        if shape is None:
+            shape = self.shapes[program.signature] = _Shape(program, tracer)
+        shape.literals.append(tracer.literals)
+        return shape
+
+    def _write(self, shape: _Shape) -> None:
+        """Write and bind a shape's kernel; shapes it calls come first, because tracing met them first."""
+        source: Source = write(shape.program, shape.fixed(), hints=shape.hints, slot_hints=shape.slot_hints, kernels=self.kernels)
+        shape.kernel = Kernel(source.name, source.text, source.constants, source.lines)
+        shape.slots = source.slots
+        self.kernels[id(shape.program)] = (shape.kernel, shape.slots)
+
+    def _new_key(self, key: Key, shape: _Shape, tracer: Tracer, region: Region) -> Key:
+        """Name a fused task by what it does and what it reads, so that equal work has an equal key in every run.
+
+        Blocks of one array keep a common name and their own index: the scheduler groups tasks by it.
+        """
+        out = region.outputs[0]
+        kernel = shape.kernel
+        assert kernel is not None
+        many = "" if len(region.outputs) == 1 else repr(region.outputs[1:])
+        if isinstance(out, tuple) and out and isinstance(out[0], str):
+            names = tuple([k[0] if isinstance(k, tuple) and k else k for k in tracer.inputs])
+            others = tuple([k[0] if isinstance(k, tuple) and k else k for k in region.outputs])
+            what = (kernel.source, out[0], names, others)
+            if what not in self.digests:
+                self.digests[what] = _digest(*map(repr, what))
+            return (f"{kernel.name}-{self.digests[what]}", *out[1:])
+        return f"{kernel.name}-{_digest(kernel.source, repr(out), many, repr(tuple(tracer.inputs)))}"
+
+    def _fuse(
+        self, key: Key, shape: _Shape, tracer: Tracer, region: Region, renamed: Mapping[Key, Key]
+    ) -> Fused:
+        assert shape.kernel is not None
+        refs = [TaskRef(renamed.get(dep, dep)) for dep in tracer.inputs]
+        literals = [tracer.literals[slot] for slot in shape.slots]
+        producer = not refs and any(getattr(member, "data_producer", False) for member in region.members)
+        return Fused(key, shape.kernel, *refs, *literals, _data_producer=producer, labels=tuple(tracer.labels))
+
+    def _drop_unread(self, out: dict[Key, Node]) -> Graph:
+        """Drop picks and small data that only fused tasks had read."""
+        maybe = [key for key in (*self.picks, *self.constants) if key in out and key not in self.keys]
+        if maybe:
+            read: set[Key] = set()
+            for node in out.values():
+                read |= dependencies(node)
+            for key in maybe:
+                if key not in read:
+                    del out[key]
+        return out
+
+
+def _hint(key: Key) -> str:
+    """Name an input by what made it; a region of several outputs by its first."""
+    return str(key_split(first_output(key)))
+
+
+def _is_small(value: Any) -> bool:
+    if type(value) is np.ndarray:
+        return bool(value.nbytes <= _SMALL and value.dtype.kind != "O")
+    return isinstance(value, (bool, int, float, complex, np.generic)) or is_simple(value)
+
+
+def _digest(*parts: str) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part.encode())
+        digest.update(b"\0")
+    return digest.hexdigest()

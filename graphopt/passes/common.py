@@ -1,0 +1,96 @@
+"""Common: equal pure tasks on equal inputs run once.
+
+::
+
+    {a: exp(x), b: exp(x), c: a + b}, keys=[c]   ->   {a: exp(x), c: a + a}
+
+A task is merged into an earlier one only where nobody could tell: its function is known to be pure, it is not asked for,
+and all its readers are known neither to write to what they read nor to hand it on. (A user's function may write to its
+argument; while each task has a result of its own, that is harmless.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Mapping
+from typing import Any
+
+from dask.task_spec import DataNode, GraphNode, Task, TaskRef
+
+from graphopt.functions import is_fresh, is_pure, token
+from graphopt.graph import dependencies, dependents, toposort
+from graphopt.types import Graph, Key, Node
+
+EXACT = True
+
+
+def common(graph: Graph, keys: Collection[Key], *, classes: Mapping[Key, int] | None = None) -> Graph:
+    """Return the graph with equal pure tasks merged; the same object if there are none.
+
+    Parameters
+    ----------
+    graph, keys
+        The graph and what is asked for.
+    classes
+        The annotation class of each annotated key; tasks of two classes are never merged.
+    """
+    classes = classes or {}
+    keys = set(keys)
+    pure = _Memo(is_pure)
+    readers: dict[Key, list[Key]] | None = None
+    first: dict[Hashable, Key] = {}
+    subs: dict[Key, Key] = {}
+    for key in toposort(graph):
+        node = graph[key]
+        if type(node) is not Task or not node.dependencies or not pure(node.func):
+            continue
+        same = (classes.get(key, 0), token(node.func), _arguments(node, subs))
+        other = first.setdefault(same, key)
+        if other == key or key in keys:
+            continue
+        if readers is None:
+            readers = dependents(graph)
+        if all(_only_reads(graph[reader]) for k in (key, other) for reader in readers[k]):
+            subs[key] = other
+    if not subs:
+        return graph
+    out: dict[Key, Node] = {}
+    for key, node in graph.items():
+        if key not in subs:
+            changed = isinstance(node, GraphNode) and not dependencies(node).isdisjoint(subs)
+            out[key] = node.substitute(subs) if changed else node
+    return out
+
+
+class _Memo:
+    """A question about functions, asked once for each function object."""
+
+    def __init__(self, ask: Callable[[Any], bool]) -> None:
+        self._ask = ask
+        self._known: dict[int, bool] = {}
+
+    def __call__(self, func: Callable[..., Any]) -> bool:
+        known = self._known.get(id(func))
+        if known is None:
+            known = self._known[id(func)] = self._ask(func)
+        return known
+
+
+def _only_reads(node: Node) -> bool:
+    return type(node) is Task and is_fresh(node.func)
+
+
+def _arguments(node: Task, subs: Mapping[Key, Key]) -> Hashable:
+    args = tuple([_argument(arg, subs) for arg in node.args])
+    return (args, *((name, _argument(arg, subs)) for name, arg in node.kwargs.items())) if node.kwargs else args
+
+
+def _argument(value: Any, subs: Mapping[Key, Key]) -> Hashable:
+    if isinstance(value, TaskRef):
+        return (TaskRef, subs.get(value.key, value.key))
+    if isinstance(value, DataNode):
+        return token(value.value)
+    if isinstance(value, Task):  # nested: a List, a Dict, a task within a task
+        return (type(value), token(value.func), _arguments(value, subs))
+    if isinstance(value, GraphNode):
+        return (TaskRef, *(subs.get(key, key) for key in value.dependencies))
+    return token(value)

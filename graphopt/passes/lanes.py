@@ -1,0 +1,187 @@
+"""Lanes: regions that feed one reader are batched with it, and readers of the same inputs become one.
+
+::
+
+    {l0: R, l1: R, l2: R, l3: R, s: sum(l0, l1), t: sum(l2, l3)}   ->   {s: Region(l0, l1, s), t: Region(l2, l3, t)}
+    {p: f(a, b), q: g(a, b)}                                       ->   {(p, q): Region(p, q)}
+
+A tree of sums over many chunks costs a task for each chunk and each node of the tree; batched, a handful. The lanes of a
+batch run one after the other, in chunk order, and are folded there, so a batch holds no more than the sum itself would.
+
+Legality: the lanes' results go to that reader (or readers with the same inputs) alone, so nothing outside can come
+between; nobody asked for them; annotations agree; and no lane reads a future, because a scheduler places such a task where
+its data is, and a batch would have to fetch it. Policy: at least ``spare * parallelism`` batches remain at each rank, as many
+batches as that even out between threads, and a batch brings in no more than ``max_bytes``.
+
+The pass repeats until nothing changes: a tree is batched from its leaves up, as far as the policy allows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from dask.task_spec import TaskRef
+
+from graphopt.graph import dependencies, is_constant, toposort
+from graphopt.region import Region, barrier, group, is_pick
+from graphopt.sizes import brought_bytes, estimate_bytes
+from graphopt.types import Graph, Key, Refusal
+
+EXACT = True
+NAME = "lanes"
+
+
+def lanes(
+    graph: Graph,
+    keys: Collection[Key],
+    *,
+    parallelism: int = 1,
+    spare: int = 4,
+    max_bytes: int = 2**62,
+    classes: Mapping[Key, int] | None = None,
+    refusals: list[Refusal] | None = None,
+) -> Graph:
+    """Return the graph with lanes batched; the same object if there are none.
+
+    Parameters
+    ----------
+    graph, keys
+        The graph and what is asked for.
+    parallelism, spare
+        Keep at least ``parallelism * spare`` batches at a rank, and ``parallelism`` readers.
+    max_bytes
+        The most bytes of chunk data in one batch.
+    classes
+        The annotation class of each annotated key.
+    refusals
+        Where given, what was refused in the last round is added to it.
+    """
+    wanted = set(keys)
+    while True:
+        view = _View(graph, wanted, classes or {})
+        refused: list[Refusal] = []
+        batches = _batches(view, parallelism * spare, max_bytes, refused) or _pairs(view, parallelism)
+        if not batches:
+            if refusals is not None:
+                refusals.extend(refused)
+            return graph
+        graph = group(graph, wanted, [view.members(batch) for batch in batches])
+
+
+@dataclass
+class _View:
+    """The graph as lanes see it: regions and tasks only, each standing for its picks, with ranks."""
+
+    graph: Graph
+    keys: set[Key]
+    classes: Mapping[Key, int]
+    inputs: dict[Key, frozenset[Key]] = field(default_factory=dict)
+    readers: dict[Key, set[Key]] = field(default_factory=dict)
+    picks: dict[Key, list[Key]] = field(default_factory=dict)
+    rank: dict[Key, int] = field(default_factory=dict)
+    place: dict[Key, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        graph = self.graph
+        owner: dict[Key, Key] = {}
+        for key in toposort(graph):
+            node = graph[key]
+            if is_constant(node):
+                continue
+            if is_pick(node, graph):
+                owner[key] = region = node.args[0].key
+                self.picks.setdefault(region, []).append(key)
+                continue
+            owner[key] = key
+            found = frozenset(owner[dep] for dep in dependencies(node) if dep in owner)
+            self.inputs[key] = found
+            self.readers[key] = set()
+            self.rank[key] = 1 + max([self.rank[dep] for dep in found], default=-1)
+            for dep in found:
+                self.readers[dep].add(key)
+        self.place = {key: i for i, key in enumerate(graph)}
+        self.sizes = estimate_bytes(graph, list(graph))
+
+    def siblings(self) -> list[tuple[frozenset[Key], list[Key]]]:
+        """Group the tasks that read exactly the same two or more others, and may be fused."""
+        out: dict[tuple[frozenset[Key], int], list[Key]] = {}
+        for key, found in self.inputs.items():
+            if len(found) > 1 and self.fusible(key):
+                out.setdefault((found, self.kind(key)), []).append(key)
+        return [(found, tasks) for (found, _), tasks in out.items()]
+
+    def fusible(self, key: Key) -> bool:
+        node = self.graph[key]
+        return isinstance(node, Region) or barrier(node) is None
+
+    def kind(self, key: Key) -> int:
+        """Return the annotation class of a task, or of the tasks in a region: those never differ."""
+        node = self.graph[key]
+        return self.classes.get(node.outputs[0] if isinstance(node, Region) else key, 0)
+
+    def why_not(self, lane: Key, readers: list[Key]) -> str | None:
+        """Return why a lane may not be batched with its readers, or None."""
+        if not self.fusible(lane):
+            return "one of its inputs may not be fused"
+        if self.keys.intersection((lane, *self.picks.get(lane, ()))):
+            return "one of its inputs is asked for"
+        if self.kind(lane) != self.kind(readers[0]):
+            return "its annotations differ from its inputs'"
+        if not self.readers[lane] <= set(readers):
+            return "one of its inputs is read elsewhere too"
+        for dep in dependencies(self.graph[lane]):
+            if isinstance(self.graph.get(dep), TaskRef) or dep not in self.graph:
+                return "one of its inputs reads a future, and should run where that is"
+        return None
+
+    def members(self, batch: Collection[Key]) -> list[Key]:
+        """List the keys of a batch, inputs first and in chunk order, each region with its picks."""
+        out: list[Key] = []
+        for key in sorted(batch, key=lambda k: (self.rank[k], self.place[k])):
+            out += (key, *self.picks.get(key, ()))
+        return out
+
+
+def _batches(view: _View, keep: int, max_bytes: int, refused: list[Refusal]) -> list[list[Key]]:
+    """Choose lanes to batch with their readers, rank by rank: all that are legal at a rank, if enough remain, or none."""
+    by_rank: dict[int, list[list[Key]]] = {}
+    for found, readers in view.siblings():
+        ranks = {view.rank[lane] for lane in found}
+        why = "its inputs become ready at different times" if len(ranks) > 1 else None
+        why = why or next(filter(None, (view.why_not(lane, readers) for lane in found)), None)
+        if why is None and sum(brought_bytes(view.graph[k], view.sizes, view.graph) for k in found) > max_bytes:
+            why = f"the batch would bring in more than {max_bytes} bytes"
+        if why is None:
+            by_rank.setdefault(min(ranks), []).append([*found, *readers])
+        else:
+            refused += [Refusal(key, NAME, why) for key in readers]
+    population = Counter(view.rank.values())
+    chosen: list[list[Key]] = []
+    taken: set[Key] = set()
+    for rank, batches in sorted(by_rank.items()):
+        lanes_in = sum(view.rank[key] == rank for batch in batches for key in batch)
+        remain = population[rank] - lanes_in + len(batches)
+        if remain < keep:
+            readers = [key for batch in batches for key in batch if view.rank[key] > rank]
+            refused += [Refusal(key, NAME, f"only {remain} batches would remain, fewer than {keep}") for key in readers]
+        elif not any(key in taken for batch in batches for key in batch):
+            chosen += batches
+            taken.update(key for batch in batches for key in batch)
+    return chosen
+
+
+def _pairs(view: _View, parallelism: int) -> list[list[Key]]:
+    """Choose readers of the same inputs to become one, at the ranks that can spare them."""
+    by_rank: dict[int, list[list[Key]]] = {}
+    for _, readers in view.siblings():
+        if len(readers) > 1:
+            by_rank.setdefault(view.rank[readers[0]], []).append(readers)
+    population = Counter(view.rank.values())
+    chosen: list[list[Key]] = []
+    for rank, groups in by_rank.items():
+        remain = population[rank] - sum(len(readers) - 1 for readers in groups)
+        if remain >= min(parallelism, population[rank]):
+            chosen += groups
+    return chosen

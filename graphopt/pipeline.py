@@ -1,0 +1,434 @@
+"""The passes, composed under a policy: `optimize`, and `optimized`, which makes every dask compute use it.
+
+Nothing is ever half-optimised. An error in the user's graph is raised, with the key and the remedy. An error of ours costs
+speed, not the answer: the graph is used as dask would have used it, with one warning, or the error under ``strict=True``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from dask.task_spec import DataNode, GraphNode, TaskRef
+
+from graphopt.functions import token
+from graphopt.graph import check_graph, dependencies, flatten_keys, is_constant, read, toposort
+from graphopt.kernel import Fused, Kernel, generate
+from graphopt.passes.aliases import aliases
+from graphopt.passes.common import common
+from graphopt.passes.cull import cull
+from graphopt.passes.diamond import NAME as DIAMOND
+from graphopt.passes.diamond import diamond, partition
+from graphopt.passes.lanes import lanes
+from graphopt.passes.lower import lower
+from graphopt.region import Region
+from graphopt.types import Graph, GraphError, GraphoptError, GraphoptWarning, Key, Node, PolicyError, Refusal
+
+__all__ = ["PASSES", "Explanation", "Optimizer", "Policy", "explain", "optimize", "optimized"]
+
+#: The passes by name, in the order in which they run.
+PASSES = ("cull", "aliases", "common", "lower", "diamond", "lanes")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the optimiser may do, and how far it may go.
+
+    Parameters
+    ----------
+    parallelism : int, optional
+        How many independent tasks to keep wherever the graph has as many. By default as many as there are threads: those
+        of the active distributed client, else of this machine.
+    spare : int
+        Lanes are batched only while ``spare * parallelism`` batches remain, so that uneven ones even out.
+    max_bytes : int
+        The most bytes of chunk data that one batch may bring together, as far as the graph tells.
+    passes : tuple of str
+        The passes to run, of ``graphopt.pipeline.PASSES``; they keep their order.
+    strict : bool
+        Raise errors of the optimiser itself instead of falling back to the original graph with a warning.
+
+    Raises
+    ------
+    PolicyError
+        If a value makes no sense; the message names the field.
+
+    Examples
+    --------
+    >>> Policy(parallelism=8).spare
+    4
+    >>> Policy(parallelism=0)
+    Traceback (most recent call last):
+        ...
+    graphopt.types.PolicyError: Policy(parallelism=0): must be a whole number of at least 1, or None for all threads.
+    """
+
+    parallelism: int | None = None
+    spare: int = 4
+    max_bytes: int = 2**30
+    passes: tuple[str, ...] = PASSES
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("parallelism", "spare", "max_bytes"):
+            value = getattr(self, name)
+            if name == "parallelism" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                more = ", or None for all threads" if name == "parallelism" else ""
+                raise PolicyError(f"Policy({name}={value!r}): must be a whole number of at least 1{more}.")
+        if isinstance(self.passes, str) or not isinstance(self.passes, Iterable):
+            raise PolicyError(f"Policy(passes={self.passes!r}): must be a tuple of names out of {', '.join(PASSES)}.")
+        object.__setattr__(self, "passes", tuple(self.passes))
+        for name in self.passes:
+            if name not in PASSES:
+                raise PolicyError(f"Policy(passes=...): there is no pass {name!r}; there are {', '.join(PASSES)}.")
+        if not isinstance(self.strict, bool):
+            raise PolicyError(f"Policy(strict={self.strict!r}): must be True or False.")
+
+    def resolve(self) -> Policy:
+        """Return the policy with ``parallelism`` set to the number of threads that would run a graph now."""
+        return self if self.parallelism is not None else replace(self, parallelism=_threads())
+
+
+def _threads() -> int:
+    """Count the threads of the scheduler that dask would use now."""
+    import sys
+
+    from dask import config
+    from dask.system import CPU_COUNT
+
+    if "distributed" in sys.modules:  # a client can only be active if somebody imported it
+        from dask.base import get_scheduler
+
+        client = getattr(get_scheduler(), "__self__", None)
+        if client is not None and hasattr(client, "scheduler_info"):
+            with contextlib.suppress(Exception):
+                return max(1, sum(client.nthreads().values()))
+    if config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
+        return 1
+    workers = config.get("num_workers", None)
+    return int(workers) if isinstance(workers, int) and workers > 0 else max(1, int(CPU_COUNT))
+
+
+def optimize(graph: Any, keys: Any, policy: Policy | None = None, *, futures: Iterable[Key] = ()) -> Graph:
+    """Return an equivalent graph with fewer, cheaper tasks.
+
+    The values of ``keys`` are the same bit for bit, and the input is not changed.
+
+    Parameters
+    ----------
+    graph
+        A dask collection, a high-level graph, or a mapping of keys to tasks (``dask.task_spec`` nodes, legacy tuples,
+        futures, plain data).
+    keys
+        The keys to keep: one, or a nested list, such as ``x.__dask_keys__()``.
+    policy
+        How far to go; see `Policy`.
+    futures
+        Keys that are not in the graph because a cluster holds their results.
+
+    Returns
+    -------
+    mapping
+        A plain dict; or a ``HighLevelGraph`` with a layer for each set of annotations, where the input had any.
+
+    Raises
+    ------
+    GraphError
+        If the graph has a cycle, a missing key, or a task that is not callable; the message names the key.
+    PolicyError
+        If the policy is not a `Policy`.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> x = da.ones((4, 4), chunks=2)
+    >>> y = da.exp(x) - 1 / x
+    >>> graph = optimize(y, y.__dask_keys__())
+    >>> len(graph)
+    4
+    >>> import dask
+    >>> dask.get(graph, ('truediv', 0)) if ('truediv', 0) in graph else "the kept keys are all there is"
+    'the kept keys are all there is'
+    """
+    policy = _checked(policy)
+    wanted = flatten_keys(keys)
+    nodes, notes = read(graph, wanted)
+    held = {key: TaskRef(key) for key in futures if key not in nodes}
+    check_graph({**nodes, **held}, wanted)
+    return _guarded(lambda: _run(nodes, notes, wanted, policy), policy, lambda: _with_notes(nodes, notes))
+
+
+def _checked(policy: Policy | None) -> Policy:
+    if policy is None:
+        return Policy()
+    if not isinstance(policy, Policy):
+        raise PolicyError(f"policy must be a graphopt.Policy, not {policy!r}.")
+    return policy
+
+
+def _guarded(work: Callable[[], Graph], policy: Policy, fallback: Callable[[], Any]) -> Any:
+    """Do the work; if it fails for a reason that is ours, warn and hand out the original graph."""
+    try:
+        return work()
+    except GraphoptError:
+        raise
+    except Exception as error:
+        if policy.strict:
+            raise
+        warnings.warn(
+            f"graphopt could not optimise this graph and left it as it was ({type(error).__name__}: {error}). "
+            "The result is not affected. Please report this; graphopt.Policy(strict=True) shows the traceback.",
+            GraphoptWarning,
+            stacklevel=2,
+        )
+        return fallback()
+
+
+def _run(nodes: dict[Key, Node], notes: Mapping[Key, dict[str, Any]], keys: list[Key], policy: Policy) -> Graph:
+    classes, kinds = _classes(notes)
+    graph = _passes(nodes, keys, policy.resolve(), classes)
+    made = generate(graph, keys)
+    if not notes:
+        return made
+    return _with_notes(made, {key: kinds[kind] for key, kind in _kinds_after(graph, made, classes).items() if kind})
+
+
+def _passes(
+    graph: Graph,
+    keys: list[Key],
+    policy: Policy,
+    classes: Mapping[Key, int],
+    refusals: list[Refusal] | None = None,
+    after: Callable[[str, Graph], None] = lambda name, graph: None,
+) -> Graph:
+    """Run the passes of the policy. ``after`` sees each result, which is how the tests check between passes."""
+    size = {"parallelism": policy.parallelism or 1, "max_bytes": policy.max_bytes, "classes": classes}
+    steps: dict[str, Callable[[Graph], Graph]] = {
+        "cull": lambda g: cull(g, keys),
+        "aliases": lambda g: aliases(g, keys, classes=classes),
+        "common": lambda g: common(g, keys, classes=classes),
+        "lower": lower,
+        "diamond": lambda g: diamond(g, keys, **size),  # type: ignore[arg-type]
+        "lanes": lambda g: lanes(g, keys, spare=policy.spare, refusals=refusals, **size),  # type: ignore[arg-type]
+    }
+    for name in PASSES:
+        if name in policy.passes:
+            if name == DIAMOND and refusals is not None:
+                refusals.extend(partition(graph, keys, **size).refusals)  # type: ignore[arg-type]
+            graph = steps[name](graph)
+            after(name, graph)
+    return graph
+
+
+# -- annotations -------------------------------------------------------------------------------------------------------
+
+
+def _classes(notes: Mapping[Key, dict[str, Any]]) -> tuple[dict[Key, int], dict[int, dict[str, Any]]]:
+    """Number the different annotations; 0 is none."""
+    numbers: dict[Any, int] = {}
+    kinds: dict[int, dict[str, Any]] = {0: {}}
+    classes: dict[Key, int] = {}
+    for key, note in notes.items():
+        number = numbers.setdefault(token(note), len(numbers) + 1)
+        kinds.setdefault(number, note)
+        classes[key] = number
+    return classes, kinds
+
+
+def _kinds_after(graph: Graph, made: Graph, classes: Mapping[Key, int]) -> dict[Key, int]:
+    """Say which annotation class each task of the generated graph has. The two graphs list their tasks in one order."""
+    out: dict[Key, int] = {}
+    mine = [(key, node) for key, node in graph.items() if isinstance(node, Region) or key in made]
+    del mine
+    for key, node in made.items():
+        if isinstance(node, Fused):
+            first = node.labels[0]
+            while isinstance(first, list):
+                first = first[0]
+            out[key] = classes.get(first, 0)
+        else:
+            out[key] = classes.get(key, 0)
+    return out
+
+
+def _with_notes(graph: Graph, notes: Mapping[Key, dict[str, Any]]) -> Any:
+    """Put annotations back, as dask wants them: a layer of a high-level graph for each."""
+    if not notes:
+        return graph
+    from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+
+    classes, kinds = _classes(notes)
+    layers: dict[int, dict[Key, Node]] = {}
+    home: dict[Key, int] = {}
+    for key, node in graph.items():
+        kind = home[key] = classes.get(key, 0)
+        layers.setdefault(kind, {})[key] = node
+    names = {kind: f"graphopt-{kind}-{id(graph)}" for kind in layers}
+    depends: dict[str, set[str]] = {name: set() for name in names.values()}
+    for key, node in graph.items():
+        for dep in dependencies(node):
+            if dep in home and home[dep] != home[key]:
+                depends[names[home[key]]].add(names[home[dep]])
+    return HighLevelGraph(
+        {names[kind]: MaterializedLayer(layer, annotations=kinds[kind] or None) for kind, layer in layers.items()}, depends
+    )
+
+
+# -- plugging into dask ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """The callable that dask is handed: hashable, comparable, and picklable, because it travels to the scheduler."""
+
+    policy: Policy = field(default_factory=Policy)
+
+    def __call__(self, dsk: Any, keys: Any, **_: Any) -> Any:
+        """Optimise what dask is about to run. Keys that are not in the graph are results that a cluster holds."""
+        policy = self.policy
+        wanted = flatten_keys(keys)
+
+        def work() -> Graph:
+            nodes, notes = read(dsk, wanted)
+            check_graph(nodes, complete=False)
+            return _run(nodes, notes, wanted, policy)
+
+        return _guarded(work, policy, lambda: dsk)
+
+
+@contextlib.contextmanager
+def optimized(policy: Policy | None = None, **changes: Any) -> Iterator[Policy]:
+    """Let every dask compute and persist inside use graphopt, on any scheduler.
+
+    Parameters
+    ----------
+    policy
+        How far to go; see `Policy`. ``parallelism=None`` is settled here, for the scheduler that is active now.
+    **changes
+        Fields of the policy to set, such as ``strict=True``.
+
+    Yields
+    ------
+    Policy
+        The policy in use.
+
+    Notes
+    -----
+    It sets dask's ``array_optimize``, ``delayed_optimize`` and ``bag_optimize``. Those are read when a computation starts;
+    contexts nest, and the innermost counts. Dataframes and, with ``array.query-planning``, arrays are optimised by dask's
+    expressions instead; they compute here as they would outside.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> with optimized():
+    ...     float((da.ones(10, chunks=5) + 1).sum().compute())
+    20.0
+    """
+    policy = _checked(policy)
+    unknown = changes.keys() - {f.name for f in fields(Policy)}
+    if unknown:
+        raise PolicyError(f"optimized({', '.join(sorted(unknown))}=...): a Policy has no such field.")
+    policy = replace(policy, **changes).resolve()
+    from dask import config
+
+    hook = Optimizer(policy)
+    with config.set(array_optimize=hook, delayed_optimize=hook, bag_optimize=hook):
+        yield policy
+
+
+# -- explaining --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class KernelUse:
+    """A kernel, how many regions run it, and how many of the original tasks one call stands for."""
+
+    name: str
+    source: str
+    regions: int
+    tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What was fused, what was refused and why. Printing it shows all.
+
+    Attributes
+    ----------
+    tasks_before, tasks_after : int
+        Tasks that would run, data not counted.
+    kernels : tuple of KernelUse
+        The generated functions, most used first.
+    refusals : tuple of Refusal
+        The tasks that were left apart, each with the reason.
+    """
+
+    tasks_before: int
+    tasks_after: int
+    kernels: tuple[KernelUse, ...]
+    refusals: tuple[Refusal, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.tasks_before} tasks before, {self.tasks_after} after, {len(self.kernels)} kernels"]
+        for kernel in self.kernels:
+            lines += ["", f"{kernel.name}: {kernel.tasks} tasks in one, in {kernel.regions} places"]
+            lines += [f"    {line}" for line in kernel.source.splitlines()]
+        reasons: dict[tuple[str, str], list[Key]] = {}
+        for refusal in self.refusals:
+            reasons.setdefault((refusal.rewrite, refusal.reason), []).append(refusal.key)
+        if reasons:
+            lines += ["", "Left apart:"]
+        for (rewrite, reason), keys in reasons.items():
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            lines.append(f"    {rewrite}: {keys[0]!r}{more}: {reason}")
+        return "\n".join(lines)
+
+
+def explain(graph: Any, keys: Any, policy: Policy | None = None, *, futures: Iterable[Key] = ()) -> Explanation:
+    """Say what `optimize` would do with a graph: the kernels it would write, and what it would leave apart and why.
+
+    Parameters are those of `optimize`, and so are the errors.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> x = da.ones((4, 4), chunks=2)
+    >>> y = (da.exp(x) - 1 / x).persist()
+    >>> print(explain(y + 1, (y + 1).__dask_keys__()).tasks_after)
+    4
+    """
+    policy = _checked(policy).resolve()
+    wanted = flatten_keys(keys)
+    whole, notes = read(graph, wanted, merge_layers=False)
+    check_graph({**whole, **{key: TaskRef(key) for key in futures if key not in whole}}, wanted)
+    nodes, notes = read(graph, wanted)
+    classes, _ = _classes(notes)
+    refusals: list[Refusal] = []
+    made = generate(_passes(nodes, wanted, policy, classes, refusals), wanted)
+    uses: dict[int, list[Fused]] = {}
+    for node in made.values():
+        if isinstance(node, Fused):
+            uses.setdefault(id(node.func), []).append(node)
+    kernels = [KernelUse(t[0].func.name, _sources(t[0].func), len(t), _count(t[0].labels)) for t in uses.values()]
+    return Explanation(
+        sum(not is_constant(node) for node in cull(whole, wanted).values()),
+        sum(not is_constant(node) for node in made.values()),
+        tuple(sorted(kernels, key=lambda k: -k.regions)),
+        tuple(refusals),
+    )
+
+
+def _count(labels: Collection[Any]) -> int:
+    return sum(_count(label) if isinstance(label, list) else 1 for label in labels)
+
+
+def _sources(kernel: Kernel) -> str:
+    """Return the source of a kernel, with the kernels it calls above it."""
+    inner = [_sources(value) for value in kernel.constants.values() if isinstance(value, Kernel)]
+    return "\n\n".join([*inner, kernel.source])

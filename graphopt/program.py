@@ -1,0 +1,239 @@
+"""Program: what a group of tasks does, apart from the data it does it to.
+
+A program is a list of steps in order. Each step calls a function on inputs, literals and results of earlier steps. Keys and
+values of literals are not part of it, so the same work on 500 chunks is one program with 500 sets of arguments. Programs
+are compared by `Program.signature`; turning one into Python is the business of the kernel floor.
+
+How an argument is written down (a *spec*): ``(VALUE, i)`` the result of step i, ``(INPUT, i)`` the i-th thing that is read,
+``(LITERAL, i)`` the i-th literal, ``(ITEM, spec, i)`` one place of a tuple, ``(LIST | TUPLE | SET | DICT, *specs)`` a
+container built anew at each run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from dask.base import key_split
+from dask.task_spec import Alias, DataNode, GraphNode, List, Task, TaskRef
+
+from graphopt.functions import token
+from graphopt.graph import toposort
+from graphopt.types import Key
+
+__all__ = [
+    "DICT", "INPUT", "ITEM", "LIST", "LITERAL", "SET", "TUPLE", "VALUE",
+    "Program", "Spec", "Step", "Tracer", "is_subgraph", "program_of",
+]
+
+VALUE, INPUT, LITERAL, ITEM, LIST, TUPLE, SET, DICT = "value", "input", "literal", "item", "list", "tuple", "set", "dict"
+Spec = tuple[Any, ...]
+Step = tuple[Callable[..., Any], tuple[Spec, ...], tuple[tuple[str, Spec], ...]]
+
+_BUILD: dict[str, Callable[[list[Any]], Any]] = {
+    LIST: list,
+    TUPLE: tuple,
+    SET: set,
+    DICT: lambda items: dict(zip(items[::2], items[1::2], strict=True)),
+}
+_KINDS: dict[type, str] = {list: LIST, tuple: TUPLE, set: SET, dict: DICT}
+
+# dask keeps the function behind a fused task and the one that builds a container private, but shows both on request.
+_SUBGRAPH = Task.fuse(Task("a", int), Task("b", int, TaskRef("a"))).func
+_CONTAINER = List(TaskRef("a")).func
+
+
+class Program:
+    """Steps in order, with how many inputs and literals they take and which results leave.
+
+    Calling it runs the steps one by one: ``program(*inputs, *literals)``. That is how an unfused program behaves inside a
+    task, and what kernels are tested against.
+    """
+
+    __slots__ = ("inputs", "labels", "literals", "outputs", "signature", "steps")
+
+    def __init__(
+        self, steps: Iterable[Step], inputs: int, literals: int, outputs: Iterable[Spec], labels: Iterable[Key] = ()
+    ) -> None:
+        self.steps = tuple(steps)
+        self.inputs = inputs
+        self.literals = literals
+        self.outputs = tuple(outputs)
+        self.labels = tuple(labels)
+        self.signature: Hashable = (
+            tuple([(token(func), args, kwargs) for func, args, kwargs in self.steps]),
+            inputs,
+            literals,
+            self.outputs,
+        )
+
+    def __call__(self, *arguments: Any) -> Any:
+        values: list[Any] = []
+
+        def get(spec: Spec) -> Any:
+            kind = spec[0]
+            if kind == VALUE:
+                return values[spec[1]]
+            if kind == INPUT:
+                return arguments[spec[1]]
+            if kind == LITERAL:
+                return arguments[self.inputs + spec[1]]
+            if kind == ITEM:
+                return get(spec[1])[spec[2]]
+            return _BUILD[kind]([get(item) for item in spec[1:]])
+
+        for func, args, kwargs in self.steps:
+            values.append(func(*map(get, args), **{name: get(value) for name, value in kwargs}))
+        out = tuple(map(get, self.outputs))
+        return out if len(out) > 1 else out[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Program, (self.steps, self.inputs, self.literals, self.outputs, self.labels)
+
+    def __repr__(self) -> str:
+        return f"<Program of {len(self.steps)} steps, {self.inputs} in, {len(self.outputs)} out>"
+
+
+class Tracer:
+    """Writes tasks down as steps, and collects on the way what they read and which literals they carry.
+
+    Parameters
+    ----------
+    constants
+        Keys whose data is small and already there: they become literals.
+    picks
+        Keys that are one place of another key's tuple.
+    """
+
+    __slots__ = ("_arrays", "_constants", "_picks", "_specs", "hints", "inputs", "labels", "literals", "steps")
+
+    def __init__(
+        self, constants: Mapping[Key, Any] | None = None, picks: Mapping[Key, tuple[Key, int]] | None = None
+    ) -> None:
+        self._constants = constants or {}
+        self._picks = picks or {}
+        self._specs: dict[Key, Spec] = {}
+        self.inputs: dict[Key, int] = {}
+        self._arrays: dict[int, Spec] = {}
+        self.literals: list[Any] = []
+        self.hints: dict[int, str] = {}  # names for literals that have one
+        self.steps: list[Step] = []
+        self.labels: list[Key] = []
+
+    def task(self, node: Task) -> Spec:
+        """Write a task down; its key then stands for its result."""
+        spec = self._specs[node.key] = self.call(node, node.key)
+        return spec
+
+    def define(self, key: Key, spec: Spec) -> None:
+        """Let a key stand for something that is written down already."""
+        self._specs[key] = spec
+
+    def call(self, node: Task, label: Key) -> Spec:
+        args = tuple([self.spec(arg, label) for arg in node.args])
+        kwargs = tuple([(name, self.spec(arg, label)) for name, arg in node.kwargs.items()]) if node.kwargs else ()
+        return self.step(node.func, args, kwargs, label)
+
+    def step(self, func: Any, args: tuple[Spec, ...], kwargs: tuple[tuple[str, Spec], ...], label: Key) -> Spec:
+        self.steps.append((func, args, kwargs))
+        self.labels.append(label)
+        return (VALUE, len(self.steps) - 1)
+
+    def spec(self, value: Any, label: Key = None) -> Spec:
+        """Write down one argument."""
+        if isinstance(value, TaskRef):
+            return self.ref(value.key)
+        if not isinstance(value, GraphNode):
+            return self.literal(value)
+        if isinstance(value, Alias):
+            return self.ref(value.target)
+        if isinstance(value, DataNode):
+            return self.literal(value.value)
+        if isinstance(value, Task):
+            kind = _container(value)
+            if kind is not None:
+                return (kind, *[self.spec(arg, label) for arg in value.args])
+            return self.call(value, label)
+        raise TypeError(f"a {type(value).__name__} cannot be an argument")
+
+    def ref(self, key: Key) -> Spec:
+        """Write down a reference to a key: a result, a small constant, or else an input."""
+        spec = self._specs.get(key)
+        if spec is None:
+            if key in self._constants:
+                spec = self.literal(self._constants[key])
+                self.hints.setdefault(spec[1], str(key_split(key)))
+            elif key in self._picks:
+                region, place = self._picks[key]
+                spec = (ITEM, self.ref(region), place)
+            else:
+                spec = (INPUT, self.inputs.setdefault(key, len(self.inputs)))
+            self._specs[key] = spec
+        return spec
+
+    def literal(self, value: Any) -> Spec:
+        """Write down a literal; an array that comes up again (the same coefficients in every lane) is one literal."""
+        if type(value) is np.ndarray:
+            known = self._arrays.get(id(value))
+            if known is not None:
+                return known
+            self._arrays[id(value)] = (LITERAL, len(self.literals))
+        self.literals.append(value)
+        return (LITERAL, len(self.literals) - 1)
+
+    def program(self, outputs: Iterable[Key]) -> Program:
+        """Close the list: what was written down so far, giving these keys."""
+        specs = [self._specs[key] for key in outputs]
+        return Program(self.steps, len(self.inputs), len(self.literals), specs, self.labels)
+
+
+def _container(task: Task) -> str | None:
+    """Say which container a task only builds, or None if it does anything else."""
+    if type(task) is not Task:
+        return _KINDS.get(getattr(task, "klass", None)) if task.func is _CONTAINER else None  # type: ignore[arg-type]
+    if task.kwargs.keys() == {"typ"} and getattr(task.func, "__name__", "") == "_identity_cast":
+        kind = _KINDS.get(task.kwargs["typ"])
+        return None if kind == DICT else kind
+    return None
+
+
+def is_subgraph(task: Task) -> bool:
+    """Say whether a task is one that dask fused: it carries a graph and runs it each time."""
+    return task.func is _SUBGRAPH and len(task.args) >= 3 and not task.kwargs
+
+
+def program_of(inner: Mapping[Key, GraphNode], outkey: Key, inkeys: Iterable[Key]) -> tuple[Program, list[Any]] | None:
+    """Write down the graph inside a task that dask fused.
+
+    Returns
+    -------
+    The program and its literals; None where a node in it has rules of its own.
+    """
+    tracer = Tracer()
+    for key in inkeys:
+        tracer.ref(key)
+    count = len(tracer.inputs)
+    for key in toposort(inner):
+        node = inner[key]
+        if isinstance(node, Alias):
+            tracer.define(key, tracer.ref(node.target))
+        elif isinstance(node, DataNode):
+            tracer.define(key, tracer.literal(node.value))
+        elif type(node) is Task and not node.block_fusion:
+            if is_subgraph(node):
+                nested = program_of(*node.args[:3])
+                if nested is None:
+                    return None
+                refs = tuple([tracer.spec(arg) for arg in node.args[3:]])
+                literals = tuple(map(tracer.literal, nested[1]))
+                tracer.define(key, tracer.step(nested[0], refs + literals, (), key))
+            else:
+                tracer.task(node)
+        elif isinstance(node, Task) and _container(node) is not None:
+            tracer.define(key, tracer.spec(node))
+        else:
+            return None
+    if len(tracer.inputs) != count:
+        return None  # it reads what dask does not hand it: leave the error to dask
+    return tracer.program([outkey]), tracer.literals

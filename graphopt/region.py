@@ -1,0 +1,191 @@
+"""Region: several tasks that will run as one.
+
+Passes decide which tasks belong together and write that down as a `Region`, a node of the graph like any other; the kernel
+floor turns regions into straight-line Python. A region can be run as it is, by evaluating its members one by one, which
+is what the tests of the passes do.
+
+A region with one output stands under that output's key. One with several outputs is worth a tuple, stands under a key of
+its own, and each output's key picks its place from it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import lru_cache
+from typing import Any, TypeGuard
+
+import numpy as np
+from dask.task_spec import DataNode, GraphNode, Task, TaskRef
+
+from graphopt.functions import is_lock
+from graphopt.graph import dependents
+from graphopt.types import Graph, Key, Node
+
+__all__ = ["Region", "barrier", "first_output", "group", "is_pick", "pick", "region_key"]
+
+_REGION = "graphopt-region"
+
+
+class Region(GraphNode):  # type: ignore[misc]  # dask.task_spec is untyped
+    """Tasks that run as one.
+
+    Parameters
+    ----------
+    key
+        The key of the single output, or `region_key` of the first of several.
+    members
+        Tasks, picks and other regions, each after those it reads.
+    outputs
+        The keys of the members whose values leave the region.
+    """
+
+    __slots__ = ("members", "outputs")
+
+    members: tuple[GraphNode, ...]
+    outputs: tuple[Key, ...]
+
+    def __init__(self, key: Key, members: Iterable[GraphNode], outputs: Iterable[Key]) -> None:
+        self.key = key
+        self.members = tuple(members)
+        self.outputs = tuple(outputs)
+        inside = {member.key for member in self.members}
+        self._dependencies = frozenset().union(*(member.dependencies for member in self.members)) - inside
+
+    def __call__(self, values: Any = ()) -> Any:
+        scope = {key: values[key] for key in self._dependencies}
+        for member in self.members:
+            scope[member.key] = member(scope)
+        out = tuple(scope[key] for key in self.outputs)
+        return out if len(out) > 1 else out[0]
+
+    def substitute(self, subs: Mapping[Key, Any], key: Key = None) -> Region:
+        """Return the region with outside keys renamed; keys inside it are its own."""
+        outside = {old: new for old, new in subs.items() if old in self._dependencies and new != old}
+        if not outside and key in (None, self.key):
+            return self
+        members = [member.substitute(outside) for member in self.members]
+        return Region(self.key if key is None else key, members, self.outputs)
+
+    def copy(self) -> Region:
+        return Region(self.key, self.members, self.outputs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Region, (self.key, self.members, self.outputs)
+
+    def __repr__(self) -> str:
+        return f"<Region {self.key!r} of {len(self.members)} tasks, {len(self.outputs)} out>"
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return (type(self).__name__, self.members, self.outputs)
+
+    def _check(self) -> None:
+        """Assert what must hold of a region: members in order, outputs inside, nothing read that is not there."""
+        seen: set[Key] = set()
+        inside = {member.key for member in self.members}
+        assert len(inside) == len(self.members), "two members share a key"
+        for member in self.members:
+            late = (member.dependencies & inside) - seen
+            assert not late, f"{member.key!r} comes before {late}, which it reads"
+            seen.add(member.key)
+            if isinstance(member, Region):
+                member._check()
+        assert set(self.outputs) <= inside, "an output is not a member"
+        assert self.outputs, "a region without outputs"
+        assert len(self.outputs) > 1 or self.key == self.outputs[0], "a single output is the region's key"
+
+
+def region_key(output: Key) -> Key:
+    """Name the region of several outputs of which this is the first."""
+    return (_REGION, output)
+
+
+def first_output(key: Key) -> Key:
+    """Undo `region_key`; any other key is returned as it is."""
+    return key[1] if isinstance(key, tuple) and len(key) == 2 and key[0] == _REGION else key
+
+
+def pick(key: Key, region: Key, place: int) -> Task:
+    """Make the node that takes one output of a region of several."""
+    return Task(key, operator.getitem, TaskRef(region), place)
+
+
+def is_pick(node: Node | None, graph: Mapping[Any, Node]) -> TypeGuard[Task]:
+    """Say whether a node takes one output of a region of several."""
+    return (
+        isinstance(node, Task)
+        and node.func is operator.getitem
+        and len(node.args) == 2
+        and isinstance(node.args[0], TaskRef)
+        and type(node.args[1]) is int
+        and isinstance(region := graph.get(node.args[0].key), Region)
+        and len(region.outputs) > 1
+    )
+
+
+def barrier(node: Node) -> str | None:
+    """Return why nothing may be fused with this node, or None."""
+    if type(node) is not Task:
+        if isinstance(node, Region):
+            return "it is a region already"
+        return f"it is a {type(node).__name__}, which has rules of its own"
+    if node.block_fusion:
+        return "it asks not to be fused (block_fusion)"
+    if _is_coroutine(node.func):
+        return "it is a coroutine and runs on the event loop"
+    for arg in (*node.args, *node.kwargs.values()) if node.kwargs else node.args:
+        if not isinstance(arg, (TaskRef, np.ndarray)) and is_lock(arg.value if isinstance(arg, DataNode) else arg):
+            return "it holds a lock, which would hold up everything fused with it"
+    return None
+
+
+def _is_coroutine(func: Callable[..., Any]) -> bool:
+    try:
+        return _is_coroutine_cached(func)
+    except TypeError:  # not hashable
+        return inspect.iscoroutinefunction(func)
+
+
+@lru_cache(maxsize=1024)
+def _is_coroutine_cached(func: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(func)
+
+
+def group(graph: Graph, keys: Collection[Key], groups: Iterable[Collection[Key]]) -> Graph:
+    """Put regions in place of groups of tasks; the same object if there are no groups.
+
+    Anything that was read from outside a group, or asked for, stays in the graph under its key.
+
+    Parameters
+    ----------
+    graph, keys
+        The graph and what is asked for.
+    groups
+        Disjoint groups of keys, inputs first within each.
+    """
+    keys = set(keys)
+    readers = dependents(graph)
+    swap: dict[Key, list[tuple[Key, Node]]] = {}  # the last member -> what stands in place of the group
+    gone: set[Key] = set()
+    for tasks in groups:
+        inside = set(tasks)
+        outputs = [key for key in tasks if key in keys or any(reader not in inside for reader in readers[key])]
+        members: list[Any] = [graph[key] for key in tasks]
+        if len(outputs) == 1:
+            new: list[tuple[Key, Node]] = [(outputs[0], Region(outputs[0], members, outputs))]
+        else:
+            name = region_key(outputs[0])
+            new = [(name, Region(name, members, outputs))]
+            new += [(key, pick(key, name, place)) for place, key in enumerate(outputs)]
+        swap[members[-1].key] = new
+        gone |= inside
+    if not swap:
+        return graph
+    out: dict[Key, Node] = {}
+    for key, node in graph.items():
+        if key in swap:
+            out.update(swap[key])
+        elif key not in gone:
+            out[key] = node
+    return out
