@@ -208,6 +208,7 @@ class _Generator:
         }
         self.picks = {key: (node.args[0].key, node.args[1]) for key, node in graph.items() if is_pick(node, graph)}
         self.digests: dict[Hashable, str] = {}
+        self.tokens: dict[int, Hashable] = {}  # of functions, by id; the graph holds the functions
         self.kernels: dict[int, tuple[Kernel, tuple[int, ...]]] = {}  # by id of the program, for those who call it
 
     def run(self) -> Graph:
@@ -273,7 +274,7 @@ class _Generator:
         return tracer
 
     def _shape(self, tracer: Tracer, region: Region) -> _Shape:
-        program = tracer.program(region.outputs)
+        program = tracer.program(region.outputs, self.tokens)
         shape = self.shapes.get(program.signature)
         if shape is None:
             shape = self.shapes[program.signature] = _Shape(program, tracer)

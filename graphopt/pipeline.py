@@ -7,15 +7,16 @@ speed, not the answer: the graph is used as dask would have used it, with one wa
 from __future__ import annotations
 
 import contextlib
+import gc
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from dask.task_spec import DataNode, GraphNode, TaskRef
+from dask.task_spec import TaskRef
 
 from graphopt.functions import token
-from graphopt.graph import check_graph, dependencies, flatten_keys, is_constant, read, toposort
+from graphopt.graph import check_graph, dependencies, flatten_keys, is_constant, read
 from graphopt.kernel import Fused, Kernel, generate
 from graphopt.passes.aliases import aliases
 from graphopt.passes.common import common
@@ -24,8 +25,7 @@ from graphopt.passes.diamond import NAME as DIAMOND
 from graphopt.passes.diamond import diamond, partition
 from graphopt.passes.lanes import lanes
 from graphopt.passes.lower import lower
-from graphopt.region import Region
-from graphopt.types import Graph, GraphError, GraphoptError, GraphoptWarning, Key, Node, PolicyError, Refusal
+from graphopt.types import Graph, GraphoptError, GraphoptWarning, Key, Node, PolicyError, Refusal
 
 __all__ = ["PASSES", "Explanation", "Optimizer", "Policy", "explain", "optimize", "optimized"]
 
@@ -189,13 +189,25 @@ def _guarded(work: Callable[[], Graph], policy: Policy, fallback: Callable[[], A
         return fallback()
 
 
+@contextlib.contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Hold the cyclic garbage collector for a moment: we make many small objects, no cycles, and keep most of them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _run(nodes: dict[Key, Node], notes: Mapping[Key, dict[str, Any]], keys: list[Key], policy: Policy) -> Graph:
     classes, kinds = _classes(notes)
-    graph = _passes(nodes, keys, policy.resolve(), classes)
-    made = generate(graph, keys)
+    with _no_garbage():
+        made = generate(_passes(nodes, keys, policy.resolve(), classes), keys)
     if not notes:
         return made
-    return _with_notes(made, {key: kinds[kind] for key, kind in _kinds_after(graph, made, classes).items() if kind})
+    return _with_notes(made, {key: kinds[kind] for key, kind in _kinds_after(made, classes).items() if kind})
 
 
 def _passes(
@@ -240,19 +252,14 @@ def _classes(notes: Mapping[Key, dict[str, Any]]) -> tuple[dict[Key, int], dict[
     return classes, kinds
 
 
-def _kinds_after(graph: Graph, made: Graph, classes: Mapping[Key, int]) -> dict[Key, int]:
-    """Say which annotation class each task of the generated graph has. The two graphs list their tasks in one order."""
+def _kinds_after(made: Graph, classes: Mapping[Key, int]) -> dict[Key, int]:
+    """Say which annotation class each task of the generated graph has: that of the tasks it was made of."""
     out: dict[Key, int] = {}
-    mine = [(key, node) for key, node in graph.items() if isinstance(node, Region) or key in made]
-    del mine
     for key, node in made.items():
-        if isinstance(node, Fused):
-            first = node.labels[0]
-            while isinstance(first, list):
-                first = first[0]
-            out[key] = classes.get(first, 0)
-        else:
-            out[key] = classes.get(key, 0)
+        first: Any = node.labels[0] if isinstance(node, Fused) else key
+        while isinstance(first, list):  # a lane of a batch
+            first = first[0]
+        out[key] = classes.get(first, 0)
     return out
 
 

@@ -54,19 +54,26 @@ class Program:
     __slots__ = ("inputs", "labels", "literals", "outputs", "signature", "steps")
 
     def __init__(
-        self, steps: Iterable[Step], inputs: int, literals: int, outputs: Iterable[Spec], labels: Iterable[Key] = ()
+        self,
+        steps: Iterable[Step],
+        inputs: int,
+        literals: int,
+        outputs: Iterable[Spec],
+        labels: Iterable[Key] = (),
+        tokens: dict[int, Hashable] | None = None,
     ) -> None:
         self.steps = tuple(steps)
         self.inputs = inputs
         self.literals = literals
         self.outputs = tuple(outputs)
         self.labels = tuple(labels)
-        self.signature: Hashable = (
-            tuple([(token(func), args, kwargs) for func, args, kwargs in self.steps]),
-            inputs,
-            literals,
-            self.outputs,
-        )
+        # Thousands of programs call a handful of functions: a caller may keep their tokens, and must keep the functions.
+        known = {} if tokens is None else tokens
+        for func, _, _ in self.steps:
+            if id(func) not in known:
+                known[id(func)] = token(func)
+        what = tuple([(known[id(func)], args, kwargs) for func, args, kwargs in self.steps])
+        self.signature: Hashable = (what, inputs, literals, self.outputs)
 
     def __call__(self, *arguments: Any) -> Any:
         values: list[Any] = []
@@ -131,7 +138,13 @@ class Tracer:
         self._specs[key] = spec
 
     def call(self, node: Task, label: Key) -> Spec:
-        args = tuple([self.spec(arg, label) for arg in node.args])
+        known = self._specs
+        args = tuple(
+            [
+                (known.get(arg.key) or self.ref(arg.key)) if type(arg) is TaskRef else self.spec(arg, label)
+                for arg in node.args
+            ]
+        )
         kwargs = tuple([(name, self.spec(arg, label)) for name, arg in node.kwargs.items()]) if node.kwargs else ()
         return self.step(node.func, args, kwargs, label)
 
@@ -182,10 +195,10 @@ class Tracer:
         self.literals.append(value)
         return (LITERAL, len(self.literals) - 1)
 
-    def program(self, outputs: Iterable[Key]) -> Program:
+    def program(self, outputs: Iterable[Key], tokens: dict[int, Hashable] | None = None) -> Program:
         """Close the list: what was written down so far, giving these keys."""
         specs = [self._specs[key] for key in outputs]
-        return Program(self.steps, len(self.inputs), len(self.literals), specs, self.labels)
+        return Program(self.steps, len(self.inputs), len(self.literals), specs, self.labels, tokens)
 
 
 def _container(task: Task) -> str | None:

@@ -17,15 +17,17 @@ from functools import lru_cache
 from typing import Any, TypeGuard
 
 import numpy as np
-from dask.task_spec import DataNode, GraphNode, Task, TaskRef
+from dask.task_spec import Alias, DataNode, GraphNode, List, Task, TaskRef
 
 from graphopt.functions import is_lock
-from graphopt.graph import dependents
 from graphopt.types import Graph, Key, Node
 
 __all__ = ["Region", "barrier", "first_output", "group", "is_pick", "pick", "region_key"]
 
 _REGION = "graphopt-region"
+
+#: Types of arguments that need no second look.
+_NO_LOCKS = frozenset((TaskRef, Alias, List, np.ndarray, int, float, bool, str, bytes, tuple, list, dict, slice, type(None)))
 
 
 class Region(GraphNode):  # type: ignore[misc]  # dask.task_spec is untyped
@@ -50,8 +52,8 @@ class Region(GraphNode):  # type: ignore[misc]  # dask.task_spec is untyped
         self.key = key
         self.members = tuple(members)
         self.outputs = tuple(outputs)
-        inside = {member.key for member in self.members}
-        self._dependencies = frozenset().union(*(member.dependencies for member in self.members)) - inside
+        read = frozenset().union(*[member.dependencies for member in self.members])
+        self._dependencies = read.difference([member.key for member in self.members])
 
     def __call__(self, values: Any = ()) -> Any:
         scope = {key: values[key] for key in self._dependencies}
@@ -114,7 +116,7 @@ def pick(key: Key, region: Key, place: int) -> Task:
 def is_pick(node: Node | None, graph: Mapping[Any, Node]) -> TypeGuard[Task]:
     """Say whether a node takes one output of a region of several."""
     return (
-        isinstance(node, Task)
+        type(node) is Task
         and node.func is operator.getitem
         and len(node.args) == 2
         and isinstance(node.args[0], TaskRef)
@@ -129,13 +131,15 @@ def barrier(node: Node) -> str | None:
     if type(node) is not Task:
         if isinstance(node, Region):
             return "it is a region already"
+        if isinstance(node, GraphNode) and node.block_fusion:
+            return "it asks not to be fused (block_fusion)"
         return f"it is a {type(node).__name__}, which has rules of its own"
-    if node.block_fusion:
-        return "it asks not to be fused (block_fusion)"
     if _is_coroutine(node.func):
         return "it is a coroutine and runs on the event loop"
     for arg in (*node.args, *node.kwargs.values()) if node.kwargs else node.args:
-        if not isinstance(arg, (TaskRef, np.ndarray)) and is_lock(arg.value if isinstance(arg, DataNode) else arg):
+        if type(arg) is DataNode:
+            arg = arg.value
+        if type(arg) not in _NO_LOCKS and is_lock(arg):
             return "it holds a lock, which would hold up everything fused with it"
     return None
 
@@ -164,13 +168,20 @@ def group(graph: Graph, keys: Collection[Key], groups: Iterable[Collection[Key]]
     groups
         Disjoint groups of keys, inputs first within each.
     """
-    keys = set(keys)
-    readers = dependents(graph)
+    groups = list(groups)
+    if not groups:
+        return graph
+    home = {key: place for place, tasks in enumerate(groups) for key in tasks}
+    leaving = set(keys)  # what is asked for, and what is read from outside
+    for key, node in graph.items():
+        if isinstance(node, GraphNode):
+            at = home.get(key)
+            for dep in node.dependencies:
+                if home.get(dep) != at:
+                    leaving.add(dep)
     swap: dict[Key, list[tuple[Key, Node]]] = {}  # the last member -> what stands in place of the group
-    gone: set[Key] = set()
     for tasks in groups:
-        inside = set(tasks)
-        outputs = [key for key in tasks if key in keys or any(reader not in inside for reader in readers[key])]
+        outputs = [key for key in tasks if key in leaving]
         members: list[Any] = [graph[key] for key in tasks]
         if len(outputs) == 1:
             new: list[tuple[Key, Node]] = [(outputs[0], Region(outputs[0], members, outputs))]
@@ -179,13 +190,10 @@ def group(graph: Graph, keys: Collection[Key], groups: Iterable[Collection[Key]]
             new = [(name, Region(name, members, outputs))]
             new += [(key, pick(key, name, place)) for place, key in enumerate(outputs)]
         swap[members[-1].key] = new
-        gone |= inside
-    if not swap:
-        return graph
     out: dict[Key, Node] = {}
     for key, node in graph.items():
         if key in swap:
             out.update(swap[key])
-        elif key not in gone:
+        elif key not in home:
             out[key] = node
     return out

@@ -1,8 +1,8 @@
-"""How many bytes a task's result may take, guessed from what the graph itself says.
+"""How many bytes of chunk data a task brings in, guessed from what the graph itself says.
 
-A low-level graph carries no shapes. Data that is in the graph has a size; a task without inputs often names its shape or
-its slices among its arguments; and the result of most chunk functions is no larger than their largest input. The guess
-bounds what a fused region holds. Nothing else depends on it, so a wrong guess costs time or memory, never a wrong answer.
+A low-level graph carries no shapes. But data that is in the graph has a size, and a task without inputs often names its
+shape or its slices among its arguments. The guess bounds what goes into one region. Nothing else depends on it, so a wrong
+guess costs time or memory, never a wrong answer.
 """
 
 from __future__ import annotations
@@ -15,54 +15,48 @@ from dask.task_spec import DataNode, Task
 
 from graphopt.graph import dependencies
 from graphopt.region import Region
-from graphopt.types import Graph, Key, Node
+from graphopt.types import Graph, Node
 
-__all__ = ["brought_bytes", "estimate_bytes"]
+__all__ = ["brought_bytes"]
 
 _ITEM = 8  # bytes of a float64, the usual case
 
 
-def estimate_bytes(graph: Graph, order: list[Key]) -> dict[Key, int]:
-    """Guess the bytes of every node's result; 0 where the graph says nothing.
+def brought_bytes(node: Node, graph: Graph, known: dict[int, int] | None = None) -> int:
+    """Guess the bytes that a task or region brings in: the stored data it reads, and what its inner roots make.
+
+    A root that only cuts slices out of stored data brings in what the slices name.
 
     Parameters
     ----------
-    graph
-        A normalised graph.
-    order
-        Its keys, inputs first.
+    node, graph
+        The node, and the graph that holds the data it reads.
+    known
+        A place to keep the answers, by ``id`` of the node; who keeps it keeps the nodes.
     """
-    out: dict[Key, int] = {}
-    get = out.get
-    for key in order:
-        node = graph[key]
-        if deps := dependencies(node):
-            out[key] = size = max([get(dep, 0) for dep in deps])
-            if size and isinstance(node, Task) and all([isinstance(graph.get(dep), DataNode) for dep in deps]):
-                # A getter on data of the graph: the slices say how much of it is read.
-                out[key] = min(size, max(map(_named_bytes, node.args), default=0) or size)
-        elif isinstance(node, DataNode):
-            value = node.value
-            nbytes = getattr(value, "nbytes", None)
-            out[key] = nbytes if isinstance(nbytes, int) else sizeof(value)
-        elif isinstance(node, Task):
-            out[key] = max(map(_named_bytes, (*node.args, *node.kwargs.values())), default=0)
-        else:
-            out[key] = 0
-    return out
+    if known is not None and id(node) in known:
+        return known[id(node)]
+    if isinstance(node, Region):
+        size = sum([brought_bytes(member, graph, known) for member in node.members])
+    else:
+        size, root = 0, True
+        for dep in dependencies(node):
+            data = graph.get(dep)
+            if type(data) is DataNode:
+                size += _bytes(data.value)
+            else:
+                root = False
+        if root and isinstance(node, Task):
+            named = max(map(_named_bytes, (*node.args, *node.kwargs.values())), default=0)
+            size = min(size, named) if size and named else size or named
+    if known is not None:
+        known[id(node)] = size
+    return size
 
 
-def brought_bytes(node: Node, sizes: dict[Key, int], graph: Graph) -> int:
-    """Guess the bytes of chunk data that a node brings in: stored data it reads, and what its inner roots make."""
-    stored = sum(sizes[dep] for dep in dependencies(node) if isinstance(graph.get(dep), DataNode))
-    made, stack = 0, [node]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, Region):
-            stack.extend(item.members)
-        elif isinstance(item, Task) and not item.dependencies:
-            made += max(map(_named_bytes, (*item.args, *item.kwargs.values())), default=0)
-    return stored + made
+def _bytes(value: Any) -> int:
+    nbytes = getattr(value, "nbytes", None)
+    return nbytes if isinstance(nbytes, int) else int(sizeof(value))
 
 
 def _named_bytes(value: Any) -> int:
@@ -71,9 +65,7 @@ def _named_bytes(value: Any) -> int:
         value = value.value
     if type(value) is tuple and value and len(value) <= 8:
         sides = [_side(item) for item in value]
-        if None not in sides:
-            return _ITEM * math.prod(side for side in sides if side is not None)
-        return 0
+        return 0 if None in sides else _ITEM * math.prod(side for side in sides if side is not None)
     nbytes = getattr(value, "nbytes", 0)
     return nbytes if isinstance(nbytes, int) else 0
 

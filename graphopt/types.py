@@ -5,11 +5,12 @@ Nothing here does any work and nothing here imports the rest of graphopt, so eve
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dask.task_spec import GraphNode, TaskRef
+from dask.typing import Key  # a string, bytes, an int, a float, or a (nested) tuple of those
 
 __all__ = [
     "CycleError",
@@ -23,9 +24,6 @@ __all__ = [
     "PolicyError",
     "Refusal",
 ]
-
-#: A key of a dask graph: a string, bytes, an int, a float, or a (nested) tuple of those.
-Key = Hashable
 
 #: What stands behind a key. A bare ``TaskRef`` is a future: data that dask already holds somewhere under that key.
 Node = GraphNode | TaskRef

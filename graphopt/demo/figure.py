@@ -5,6 +5,7 @@ Made to be read in print: the runs differ in position, hatching and label, never
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -21,23 +22,24 @@ HATCHES = {NUMPY: "", DASK: "///", GRAPHOPT: "..."}
 INK = "#222222"
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 0.5}
 DOT = {"markersize": 3, "markerfacecolor": "white", "markeredgecolor": INK, "markeredgewidth": 0.6, "clip_on": False}
-SOURCE_LINES = 32  # what fits beside the drawing
+SOURCE_LINES, SOURCE_WIDTH = 46, 86  # what fits beside the drawing
 
 
 def draw(pyplot: Any, summary: Summary, fusion: Fusion, path: str) -> None:
     """Write the picture as PNG."""
     with pyplot.rc_context(STYLE):
-        figure = pyplot.figure(figsize=(15, 8), layout="constrained")
-        grid = figure.add_gridspec(2, 3, width_ratios=(1.0, 0.95, 1.15), height_ratios=(1, 4.2))
-        _times(figure.add_subplot(grid[:, 0]), summary)
-        _counts(figure.add_subplot(grid[0, 1:]), summary)
-        _tasks(figure.add_subplot(grid[1, 1]), fusion)
-        _kernel(figure.add_subplot(grid[1, 2]), fusion)
+        figure = pyplot.figure(figsize=(17, 9))
+        # left, bottom, width, height: by hand, because long generated lines would squeeze any automatic layout
+        _times(figure.add_axes((0.04, 0.07, 0.25, 0.82)), summary)
+        _counts(figure.add_axes((0.39, 0.77, 0.56, 0.12)), summary)
+        _tasks(figure.add_axes((0.305, 0.02, 0.325, 0.66)), fusion)
+        _kernel(figure.add_axes((0.645, 0.02, 0.35, 0.66)), fusion)
         rows, columns = summary.problem.X.shape
         figure.suptitle(
             f"Logistic regression by gradient descent in dask.array: {summary.problem.name}, {rows:,} x {columns}, "
             f"{summary.problem.X.numblocks[0]} chunks; {summary.scheduler}",
-            fontsize=11,
+            fontsize=12,
+            y=0.97,
         )
         figure.savefig(path, dpi=110, format="png")
         pyplot.close(figure)
@@ -107,18 +109,27 @@ def _tasks(axes: Any, fusion: Fusion) -> None:
 
 
 def _kernel(axes: Any, fusion: Fusion) -> None:
-    """The generated function that the boxes became."""
+    """The generated Python that the boxes became."""
     axes.set_axis_off()
     if not fusion.source:
         axes.set_title("after: nothing was fused", loc="left", fontsize=10)
         return
     axes.set_title(
-        f"after: 1 function for {fusion.tasks} tasks, shared by {fusion.regions} chunks", loc="left", fontsize=10
+        f"after: what {fusion.regions} of graphopt's {fusion.tasks_after} tasks run, as generated",
+        loc="left",
+        fontsize=10,
     )
-    lines = fusion.source.strip().splitlines()
-    if len(lines) > SOURCE_LINES:
-        lines = [*lines[: SOURCE_LINES - 1], f"    # ... and {len(lines) - SOURCE_LINES + 1} lines more"]
     box = {"boxstyle": "square,pad=0.8", "facecolor": "white", "edgecolor": INK, "linewidth": 0.8}
-    axes.text(
-        0.03, 0.96, "\n".join(lines), transform=axes.transAxes, va="top", family="monospace", fontsize=8, bbox=box
-    )
+    lines = "\n".join(_fitted(fusion.source))
+    axes.text(0.015, 0.97, lines, transform=axes.transAxes, va="top", family="monospace", fontsize=7, bbox=box)
+
+
+def _fitted(source: str) -> list[str]:
+    """The lines of the source that fit the panel: long ones wrapped, too many cut."""
+    lines: list[str] = []
+    for line in source.strip().splitlines():
+        indent = line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(line, SOURCE_WIDTH, subsequent_indent=indent + "    ", break_on_hyphens=False) or [""]
+    if len(lines) > SOURCE_LINES:
+        lines = [*lines[: SOURCE_LINES - 1], f"# ... and {len(lines) - SOURCE_LINES + 1} more lines"]
+    return lines

@@ -11,7 +11,7 @@ from dask.utils import key_split
 import graphopt as go
 from graphopt.demo.descent import Vector
 from graphopt.demo.problem import Problem
-from graphopt.demo.race import is_task, user_graph
+from graphopt.demo.race import user_graph
 from graphopt.graph import dependencies, normalise, toposort
 
 __all__ = ["Fusion", "fusion"]
@@ -19,32 +19,30 @@ __all__ = ["Fusion", "fusion"]
 
 @dataclass(frozen=True)
 class Fusion:
-    """The tasks of the first chunk, and the kernel that stands for most of the graph's tasks.
+    """The tasks of the first chunk, and the kernel that graphopt uses most.
 
     Parameters
     ----------
-    graph_tasks
-        How many tasks the user's graph has.
     labels
         A short name for each node of the drawing: the chunk's data and the tasks that depend on nothing else.
     edges
         Pairs of positions in ``labels``: the second reads the first. Every edge goes from lower to higher.
     data
         Which positions are data rather than tasks.
-    kernel, source
-        The kernel's name and the Python it runs.
-    regions, tasks
-        How many regions of the graph use the kernel, and how many tasks of the user's graph one call stands for.
+    tasks_after
+        How many tasks are left.
+    source
+        The Python of the kernel that is used most, nothing if there is none.
+    regions
+        How many of the tasks that are left call that kernel.
     """
 
-    graph_tasks: int
     labels: tuple[str, ...]
     edges: tuple[tuple[int, int], ...]
     data: frozenset[int]
-    kernel: str
+    tasks_after: int
     source: str
     regions: int
-    tasks: int
 
 
 def fusion(problem: Problem, beta: Vector) -> Fusion:
@@ -61,16 +59,14 @@ def fusion(problem: Problem, beta: Vector) -> Fusion:
     position = {key: i for i, key in enumerate(members)}
     edges = [(position[dep], i) for key, i in position.items() for dep in dependencies(nodes[key]) if dep in position]
     explanation = go.explain(graph, keys)
-    kernel = max(explanation.kernels, key=lambda kernel: kernel.regions * kernel.tasks, default=None)
+    kernels = explanation.kernels  # most used first
     return Fusion(
-        graph_tasks=sum(map(is_task, nodes.values())),
         labels=tuple(names.get(key, key_split(key)) for key in members),
         edges=tuple(sorted(edges)),
         data=frozenset(position[key] for key in names if key in position),
-        kernel="" if kernel is None else kernel.name,
-        source="" if kernel is None else kernel.source,
-        regions=0 if kernel is None else kernel.regions,
-        tasks=0 if kernel is None else kernel.tasks,
+        tasks_after=explanation.tasks_after,
+        source=kernels[0].source if kernels else "",
+        regions=kernels[0].regions if kernels else 0,
     )
 
 

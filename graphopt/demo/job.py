@@ -7,7 +7,7 @@ import argparse
 from graphopt.demo import check, race, summary
 from graphopt.demo.descent import Descent, curvature_bound
 from graphopt.demo.figure import draw
-from graphopt.demo.fusion import fusion
+from graphopt.demo.fusion import Fusion, fusion
 from graphopt.demo.problem import Problem, document
 from graphopt.demo.schedulers import running
 from graphopt.demo.table import load
@@ -17,6 +17,7 @@ from graphopt.report.terminal import Terminal
 
 __all__ = ["check_reference", "run"]
 
+ITERATIONS = {"threads": 60, "sync": 60, "processes": 20, "distributed": 20}  # half a minute of dask on two cores
 ROWS = 1_000_000  # of the document's problem, an eighth of its own so that it fits small machines
 
 
@@ -37,34 +38,42 @@ def check_reference(terminal: Terminal) -> check.Reference:
     return found
 
 
-def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
-    """Race the three runs on the data asked for, and show and write everything; the exit status."""
+def run(arguments: argparse.Namespace, terminal: Terminal, output: str | None) -> int:
+    """Race the three runs, show and write everything, the picture to ``output`` if any; the exit status."""
     reference = None
     if arguments.data is None and not arguments.no_check:
         reference = check_reference(terminal)
     with running(arguments.scheduler, arguments.workers) as scheduler:
         problem = _problem(arguments).persisted()
         outcome = _measure(problem, arguments, scheduler, reference, terminal)
-        picture = None if arguments.no_plot else fusion(problem, outcome.traces[race.GRAPHOPT].beta)
+        picture = None if output is None else fusion(problem, outcome.traces[race.GRAPHOPT].beta)
     summary.print_race(outcome, terminal)
     summary.print_fit(outcome, terminal)
     if arguments.json is not None:
         write_json(arguments.json, summary.to_json(outcome))
-    if picture is not None:
-        draw(pyplot(), outcome, picture, arguments.output)
-        terminal.say(f"Picture: {arguments.output}")
+    if output is not None and picture is not None:
+        _draw(outcome, picture, output, terminal)
     complaint = outcome.agreement.complaint()
     if complaint is not None:
         raise CommandError(complaint, status=1)
     return 0
 
 
+def _draw(outcome: summary.Summary, picture: Fusion, output: str, terminal: Terminal) -> None:
+    """Write the picture; without matplotlib say so and go on, the figures have been shown."""
+    try:
+        plots = pyplot()
+    except CommandError as error:
+        terminal.log.print(f"no picture: {error}", markup=False)
+        return
+    draw(plots, outcome, picture, output)
+    terminal.say(f"Picture: {output}")
+
+
 def _problem(arguments: argparse.Namespace) -> Problem:
     if arguments.data is not None:
         return load(arguments.data, arguments.target, arguments.drop, arguments.chunks, arguments.l2)
-    problem = document(arguments.rows or ROWS, arguments.chunks, arguments.seed)
-    problem.penalty[:] = arguments.l2  # it has no intercept
-    return problem
+    return document(arguments.rows or ROWS, arguments.chunks, arguments.l2, arguments.seed)
 
 
 def _measure(
@@ -82,15 +91,14 @@ def _measure(
     local = arguments.scheduler != "distributed"
     # counting also warms every run up: imports, pools and caches are not part of an iteration
     tasks_run = {name: race.count_tasks(problem, start, evaluate[name], local) for name in (race.DASK, race.GRAPHOPT)}
-    graph, _ = race.user_graph(problem, start)
-    graph_tasks = sum(race.is_task(node) for node in dict(graph).values())
-    with terminal.progress(f"{arguments.iterations} iterations, three ways", arguments.iterations) as after_each:
-        traces = race.race(evaluate, descent, arguments.iterations, after_each)
+    iterations = arguments.iterations or ITERATIONS[arguments.scheduler]
+    with terminal.progress(f"{iterations} iterations, three ways", iterations) as after_each:
+        traces = race.race(evaluate, descent, iterations, after_each)
     return summary.Summary(
         problem=problem,
         scheduler=scheduler,
         traces=traces,
-        graph_tasks=graph_tasks,
+        graph_tasks=race.graph_tasks(problem, start),
         tasks_run=tasks_run,
         agreement=check.agreement(traces),
         fit=summary.fit(problem, chunks, traces[race.GRAPHOPT].beta),

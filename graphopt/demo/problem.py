@@ -67,7 +67,7 @@ def chunk_lengths(rows: int, chunks: int) -> tuple[int, ...]:
     return (size + 1,) * longer + (size,) * (chunks - longer)
 
 
-def document(rows: int, chunks: int, seed: int) -> Problem:
+def document(rows: int, chunks: int, penalty: float, seed: int) -> Problem:
     """The document's problem: features uniform on [0, 1), coefficients (U - 0.5) * 3, labels drawn from the model."""
     lengths = chunk_lengths(rows, chunks)
     truth = (np.random.default_rng(seed).random(FEATURES) - 0.5) * 3
@@ -76,7 +76,7 @@ def document(rows: int, chunks: int, seed: int) -> Problem:
     p = 1 / (1 + da.exp(-X.dot(truth)))
     y = (rng.random(rows, chunks=(lengths,)) < p).astype(float)
     features = tuple(f"x{i}" for i in range(FEATURES))
-    return Problem("generated data", X, y, features, np.zeros(FEATURES), truth=truth)
+    return Problem("generated data", X, y, features, np.full(FEATURES, penalty), truth=truth)
 
 
 def breast_cancer(chunks: int, penalty: float) -> Problem:

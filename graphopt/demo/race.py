@@ -22,9 +22,20 @@ from dask.task_spec import DataNode, GraphNode
 import graphopt as go
 from graphopt.demo.descent import Chunks, Descent, Vector, chunked_loss_and_gradient, loss_and_gradient
 from graphopt.demo.problem import Problem
-from graphopt.graph import normalise
+from graphopt.graph import flatten_keys, normalise
 
-__all__ = ["DASK", "GRAPHOPT", "NUMPY", "RUNS", "Trace", "count_tasks", "evaluators", "is_task", "race", "user_graph"]
+__all__ = [
+    "DASK",
+    "GRAPHOPT",
+    "NUMPY",
+    "RUNS",
+    "Trace",
+    "count_tasks",
+    "evaluators",
+    "graph_tasks",
+    "race",
+    "user_graph",
+]
 
 NUMPY, DASK, GRAPHOPT = RUNS = ("numpy", "dask", "graphopt")
 
@@ -89,7 +100,13 @@ def user_graph(problem: Problem, beta: Vector) -> tuple[HighLevelGraph, list[Any
     return graph, [collection.__dask_keys__() for collection in collections]
 
 
-def is_task(node: object) -> bool:
+def graph_tasks(problem: Problem, beta: Vector) -> int:
+    """How many tasks the user's code asks for in one iteration."""
+    graph, keys = user_graph(problem, beta)
+    return sum(map(_is_task, normalise(graph, flatten_keys(keys), merge_layers=False).values()))
+
+
+def _is_task(node: object) -> bool:
     """Whether a node of a graph is work for a scheduler; data is not. Aliases are: schedulers handle them as tasks."""
     return isinstance(node, GraphNode) and not isinstance(node, DataNode)
 
@@ -108,7 +125,7 @@ def count_tasks(problem: Problem, beta: Vector, evaluate: Evaluate, local: bool)
     graphs: list[Mapping[Any, Any]] = []
     with dask.config.set(scheduler=lambda expr, keys, **_: _keep(graphs, expr, keys)):
         evaluate(beta)
-    return sum(map(is_task, normalise(graphs[0]).values()))
+    return sum(map(_is_task, normalise(graphs[0]).values()))
 
 
 def _keep(graphs: list[Mapping[Any, Any]], expr: Any, keys: list[Any]) -> list[Any]:

@@ -86,10 +86,10 @@ def print_race(summary: Summary, terminal: Terminal) -> None:
     table = Table(
         title=f"{summary.problem.name}: {rows} x {columns} in {summary.problem.X.numblocks[0]} chunks, "
         f"{iterations} iterations, {summary.scheduler}",
-        caption="ms/iteration: median; us/task: time above the NumPy work, over the tasks of the user's graph",
+        caption="ms/iteration: median; us/task: time above the NumPy work, over the graph's tasks; speed-up: over dask",
     )
     table.add_column("run", no_wrap=True)
-    for heading in ("ms/iteration", "10-90 %", "total s", "graph tasks", "tasks run", "us/task", "over dask"):
+    for heading in ("ms/iteration", "10-90 %", "total s", "graph tasks", "tasks run", "us/task", "speed-up"):
         table.add_column(heading, justify="right")
     for run in RUNS:
         trace = summary.traces[run]
@@ -144,7 +144,7 @@ def print_fit(summary: Summary, terminal: Terminal) -> None:
 
 
 def to_json(summary: Summary) -> dict[str, Any]:
-    """Everything as plain values. Times are seconds; NaN becomes null, which JSON has no other word for."""
+    """Everything as plain values. Times are seconds."""
     rows, columns = summary.problem.X.shape
     runs = {}
     for run in RUNS:
@@ -174,6 +174,6 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "graph_tasks": summary.graph_tasks,
         "runs": runs,
         "agreement": asdict(summary.agreement),
-        "fit": {name: None if value != value else value for name, value in asdict(summary.fit).items()},
+        "fit": asdict(summary.fit),
         "reference": None if summary.reference is None else asdict(summary.reference),
     }

@@ -43,7 +43,7 @@ def load(path: str, target: str, drop: Sequence[str], chunks: int, penalty: floa
     parts = frame.to_delayed()  # once: asked again, dask may cut a Parquet file into other parts
     facts = _survey(frame, parts, target, numbers, texts)
     _check(facts, target)
-    return _encode(Path(path).name, parts, target, facts, chunks, penalty)
+    return _encode(Path(path).name, parts, target, facts, _scales(frame, numbers), chunks, penalty)
 
 
 def _read(path: str) -> Any:
@@ -104,26 +104,22 @@ def _categorical() -> type:
 
 @dataclass(frozen=True)
 class Facts:
-    """What one pass over the data told about it."""
+    """What has to be known of the data before it can be encoded, or refused."""
 
     lengths: tuple[int, ...]
     missing: Mapping[Hashable, int]
     infinite: Mapping[Hashable, int]
     values: Mapping[Hashable, list[Any]]  # of the text columns and the target, sorted
-    mean: Mapping[Hashable, float]
-    std: Mapping[Hashable, float]
 
 
 def _survey(frame: Any, parts: Sequence[Any], target: str, numbers: list[Hashable], texts: list[Hashable]) -> Facts:
-    """Lengths, gaps, distinct values, means and standard deviations."""
+    """Lengths, gaps and distinct values."""
     distinct = [column for column in frame.columns if column in texts or str(column) == target]
     scaled = frame[numbers].astype(float)
     lazy = {
         "missing": frame.isna().sum(),
         "infinite": (abs(scaled) == np.inf).sum(),
         "values": {column: frame[column].unique() for column in distinct},
-        "mean": scaled.mean(),
-        "std": scaled.std(ddof=0),
     }
     try:
         lengths = compute(*[delayed(len)(part) for part in parts])
@@ -136,9 +132,16 @@ def _survey(frame: Any, parts: Sequence[Any], target: str, numbers: list[Hashabl
         missing={column: int(count) for column, count in found["missing"].items() if count},
         infinite={column: int(count) for column, count in found["infinite"].items() if count},
         values=values,
-        mean=dict(found["mean"]),
-        std=dict(found["std"]),
     )
+
+
+def _scales(frame: Any, numbers: list[Hashable]) -> dict[Hashable, tuple[float, float]]:
+    """Mean and standard deviation of each column of numbers."""
+    if not numbers:
+        return {}
+    scaled = frame[numbers].astype(float)
+    mean, std = compute(scaled.mean(), scaled.std(ddof=0))
+    return {column: (float(mean[column]), float(std[column])) for column in numbers}
 
 
 def _reason(error: BaseException) -> str:
@@ -190,12 +193,20 @@ def _counts(columns: Mapping[Hashable, int]) -> str:
     return ", ".join(f"{column} ({count})" for column, count in columns.items())
 
 
-def _encode(name: str, parts: Sequence[Any], target: str, facts: Facts, chunks: int, penalty: float) -> Problem:
+def _encode(
+    name: str,
+    parts: Sequence[Any],
+    target: str,
+    facts: Facts,
+    scales: Mapping[Hashable, tuple[float, float]],
+    chunks: int,
+    penalty: float,
+) -> Problem:
     """The dataframe as a dask array of the columns to fit, in ``chunks`` parts of even size."""
     target_column = next(column for column in facts.values if str(column) == target)
     negative, positive = facts.values[target_column]
-    constant = [column for column, std in facts.std.items() if not std > 0]
-    scaled = [column for column in facts.mean if column not in constant]
+    scaled = [column for column, (_, std) in scales.items() if std > 0]
+    constant = [column for column in scales if column not in scaled]
     indicators = [
         (column, value) for column, values in facts.values.items() if column != target_column for value in values[1:]
     ]
@@ -203,7 +214,7 @@ def _encode(name: str, parts: Sequence[Any], target: str, facts: Facts, chunks: 
     features = (*map(str, scaled), *(f"{column}={_show(value)}" for column, value in indicators), INTERCEPT)
     if len(features) == 1:
         raise CommandError("no column is left to predict the target from")
-    mean, std = np.array([facts.mean[c] for c in scaled]), np.array([facts.std[c] for c in scaled])
+    mean, std = (np.array([scales[column][i] for column in scaled]) for i in (0, 1))
     blocks = [delayed(_rows)(part, scaled, mean, std, indicators, target_column, positive) for part in parts]
     lazy = [
         da.from_delayed(block, (length, len(features) + 1), dtype=float)

@@ -37,15 +37,23 @@ def common(graph: Graph, keys: Collection[Key], *, classes: Mapping[Key, int] | 
     keys = set(keys)
     pure = _Memo(is_pure)
     readers: dict[Key, list[Key]] | None = None
-    first: dict[Hashable, Key] = {}
+    # Equal tasks read equal things, so a task is compared only with others that read the same.
+    first: dict[frozenset[Key], Key | dict[Hashable, Key]] = {}
     subs: dict[Key, Key] = {}
     for key in toposort(graph):
         node = graph[key]
         if type(node) is not Task or not node.dependencies or not pure(node.func):
             continue
-        same = (classes.get(key, 0), token(node.func), _arguments(node, subs))
-        other = first.setdefault(same, key)
-        if other == key or key in keys:
+        reads = node.dependencies
+        if subs and not reads.isdisjoint(subs):
+            reads = frozenset([subs.get(dep, dep) for dep in reads])
+        before = first.setdefault(reads, key)
+        if before is key:
+            continue
+        if not isinstance(before, dict):
+            before = first[reads] = {_what(graph[before], classes, subs): before}
+        other = before.setdefault(_what(node, classes, subs), key)
+        if other is key or key in keys:
             continue
         if readers is None:
             readers = dependents(graph)
@@ -73,6 +81,11 @@ class _Memo:
         if known is None:
             known = self._known[id(func)] = self._ask(func)
         return known
+
+
+def _what(node: Any, classes: Mapping[Key, int], subs: Mapping[Key, Key]) -> Hashable:
+    """Return what a task does and to what."""
+    return (classes.get(node.key, 0), token(node.func), _arguments(node, subs))
 
 
 def _only_reads(node: Node) -> bool:

@@ -13,6 +13,10 @@ Why regions stay convex and the graph acyclic. Every region has a rank; a region
 joins a region of the highest rank it reads; regions are united only at equal rank, or at rank 0, where nothing is read. So
 every edge between regions goes up in rank, and no path leaves a region and comes back.
 
+Around a node that blocks fusion only chains form. Of a shuffle over a cluster, each task that reads the barrier must run on
+the worker that the barrier names for it (two in one region could never both have their way), and each that feeds the barrier
+must be able to run again on its own.
+
 What stops it is the policy. Tasks at equal depth could run at once. At every depth at least ``parallelism`` of them, or all
 there are, stay in regions of equal rank, which never wait for each other. Where a depth cannot afford more, a task joins
 only a region that nothing else is waiting for. Finished regions are sealed, and a task that was held back and stayed alone
@@ -28,12 +32,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dask.task_spec import Task
+from dask.task_spec import GraphNode, Task
 
-from graphopt.graph import dependencies, dependents, is_constant, toposort
+from graphopt.graph import is_constant, toposort
 from graphopt.region import Region, barrier, group, is_pick
-from graphopt.sizes import estimate_bytes
-from graphopt.types import Graph, Key, Node, Refusal
+from graphopt.sizes import brought_bytes
+from graphopt.types import Graph, Key, Refusal
 
 EXACT = True
 NAME = "diamond"
@@ -85,53 +89,78 @@ def partition(
 
 
 class _Partitioner:
-    """The state of one choice. Regions are numbers; ``parent`` makes united ones find each other."""
+    """The state of one choice. Tasks and regions are numbers; ``parent`` lets united regions find each other.
+
+    This runs once for each task of each graph, so the common case, a task that reads one region, is kept free of calls.
+    """
 
     def __init__(
         self, graph: Graph, keys: Collection[Key], parallelism: int, max_bytes: int, classes: Mapping[Key, int]
     ) -> None:
-        self.graph, self.keys, self.classes = graph, set(keys), classes
-        self.parallelism, self.max_bytes = parallelism, max_bytes
-        self.order = toposort(graph)
-        self.readers = dependents(graph)
-        self.region: dict[Key, int] = {}  # task -> region, before `find`
+        self.graph, self.classes, self.max_bytes = graph, classes, max_bytes
+        self.parallelism = parallelism
+        # Of each task:
+        self.key: list[Key] = []
+        self.inputs: list[list[int]] = []
+        self.readers: list[int] = []  # how many tasks read it, and one more if it is asked for
+        self.barrier: dict[int, str] = {}  # why nothing may join it, or it nothing
+        self.levels: list[list[int]] = []
+        self.region: list[int] = []  # before `find`
+        # Of each region:
         self.parent: list[int] = []
         self.rank: list[int] = []
-        self.sealed: list[bool] = []  # nothing may join: a barrier
-        self.held: set[int] = set()  # regions started because the policy held their first task back
+        self.sealed: set[int] = set()  # regions of a barrier: nothing may join
         self.open: list[int] = []  # edges from the region to tasks outside it
-        self.depths: list[set[int]] = []  # the depths at which the region has tasks
+        self.depths: list[list[int]] = []  # the depths at which the region has tasks, each once
         self.bytes: list[int] = []
         self.annotation: list[int] = []
-        self.census: dict[int, Counter[int]] = {}  # depth -> rank -> how many regions
-        self.tasks_at: dict[int, int] = {}
+        self.held: set[int] = set()  # started because the policy held their first task back
+        # Of each depth: how many regions of each rank have tasks there.
+        self.census: list[Counter[int]] = []
         self.refusals: list[Refusal] = []
+        self._number(set(keys))
 
-    def run(self) -> Partition:
-        self.sizes = estimate_bytes(self.graph, self.order)
-        levels: list[list[Key]] = []
-        depth: dict[Key, int] = {}
-        self.inputs: dict[Key, list[Key]] = {}
-        place = {key: i for i, key in enumerate(self.graph)}
-        for key in self.order:
-            node = self.graph[key]
+    def _number(self, keys: set[Key]) -> None:
+        """Number the tasks and sort them by depth: the longest path from a task that reads no other."""
+        number: dict[Key, int] = {}
+        depth: list[int] = []
+        graph, levels, readers = self.graph, self.levels, self.readers
+        for key in toposort(graph):
+            node = graph[key]
             if is_constant(node):
                 continue
-            deps = self.inputs[key] = [dep for dep in dependencies(node) if dep in depth]
-            depth[key] = at = 1 + max([depth[dep] for dep in deps], default=-1)
+            task = number[key] = len(depth)
+            inputs = [number[dep] for dep in node.dependencies if dep in number]  # type: ignore[union-attr]
+            at = 0
+            for dep in inputs:
+                readers[dep] += 1
+                if depth[dep] >= at:
+                    at = depth[dep] + 1
             if at == len(levels):
                 levels.append([])
-            levels[at].append(key)
-        for at, level in enumerate(levels):
-            level.sort(key=place.__getitem__)  # the graph's own order, alike for all blocks of an array
-            self.tasks_at[at] = len(level)
-            self.census[at] = Counter()
+            depth.append(at)
+            levels[at].append(task)
+            self.inputs.append(inputs)
+            readers.append(1 if key in keys else 0)
+            self.key.append(key)
+            why = "it takes one output of a region" if is_pick(node, graph) else barrier(node)
+            if why is not None:
+                self.barrier[task] = why
+        self.region = [-1] * len(depth)
+        place = {key: i for i, key in enumerate(graph)}
+        places = [place[key] for key in self.key]
+        for level in levels:  # the graph's own order, alike for all blocks of an array
+            level.sort(key=places.__getitem__)
+
+    def run(self) -> Partition:
+        for at, level in enumerate(self.levels):
             self._level(at, level)
         members: dict[int, list[Key]] = {}
-        for level in levels:
-            for key in level:
-                members.setdefault(self.find(self.region[key]), []).append(key)
-        regions = tuple(tuple(tasks) for r, tasks in members.items() if len(tasks) > 1 or r in self.held)
+        key, region, find = self.key, self.region, self.find
+        for level in self.levels:
+            for task in level:
+                members.setdefault(find(region[task]), []).append(key[task])
+        regions = tuple(tuple(keys) for region, keys in members.items() if len(keys) > 1 or region in self.held)
         return Partition(regions, tuple(self.refusals))
 
     def find(self, region: int) -> int:
@@ -143,62 +172,69 @@ class _Partitioner:
 
     # -- one depth at a time -------------------------------------------------------------------------------------
 
-    def _level(self, at: int, level: list[Key]) -> None:
+    def _level(self, at: int, level: list[int]) -> None:
         """Place the tasks of one depth: all by the rule if enough regions remain apart, else only where it is free."""
-        wanted = [self._candidates(key) for key in level]
-        held: set[Key] = set()
+        wanted: list[list[int]] = [self._candidates(task) if self.inputs[task] else [] for task in level]
+        held: list[int] = []
         if any(wanted) and not self._affordable(level, wanted):
-            for place, (key, regions) in enumerate(zip(level, wanted, strict=True)):
-                if regions and not (len(regions) == 1 and self.open[regions[0]] == self._edges(key, regions[0])):
+            for place, (task, regions) in enumerate(zip(level, wanted, strict=True)):
+                if regions and not (len(regions) == 1 and self.open[regions[0]] == self._edges(task, regions[0])):
                     wanted[place] = []
-                    held.add(key)
-                    self._refuse(key, f"fewer than {self.parallelism} independent regions would remain beside it")
-        for key, regions in zip(level, wanted, strict=True):
-            self._place(at, key, regions)
-            if key in held:
-                self.held.add(self.region[key])
+                    held.append(task)
+                    self._refuse(task, f"fewer than {self.parallelism} independent regions would remain beside it")
+        touched: dict[int, None] = {}
+        for task, regions in zip(level, wanted, strict=True):
+            touched[self._place(at, task, regions)] = None
+        self.census.append(Counter([self.rank[r] for r in {self.find(r) for r in touched}]))
+        self.held.update(self.region[task] for task in held)
 
-    def _found(self, key: Key) -> list[int]:
-        return list(dict.fromkeys([self.find(self.region[dep]) for dep in self.inputs[key]]))
+    def _found(self, task: int) -> list[int]:
+        """List the regions that a task reads, each once."""
+        region, find = self.region, self.find
+        inputs = self.inputs[task]
+        if len(inputs) == 1:
+            return [find(region[inputs[0]])]
+        return list(dict.fromkeys([find(region[dep]) for dep in inputs]))
 
-    def _candidates(self, key: Key) -> list[int]:
+    def _candidates(self, task: int) -> list[int]:
         """List the regions that this task would make one by joining them; none if it has to start its own."""
-        node = self.graph[key]
-        why = self._barrier(node)
-        if why is not None:
-            if not isinstance(node, Region):
-                self._refuse(key, why)
+        if task in self.barrier:
+            if not isinstance(self.graph[self.key[task]], Region):
+                self._refuse(task, self.barrier[task])
             return []
-        found = self._found(key)
-        if not found or any(self.sealed[r] for r in found):
+        found = self._found(task)
+        if self.sealed and not self.sealed.isdisjoint(found):
             return []
-        kind = self.classes.get(key, 0)
-        if any(self.annotation[r] != kind for r in found):
-            self._refuse(key, "its annotations differ from its inputs'")
+        if self.classes:
+            kind = self.classes.get(self.key[task], 0)
+            if any(self.annotation[r] != kind for r in found):
+                self._refuse(task, "its annotations differ from its inputs'")
+                return []
+        return found if len(found) == 1 else self._unions(task, found)
+
+    def _unions(self, task: int, found: list[int]) -> list[int]:
+        """Return the regions that a task would unite, or none if it may not."""
+        top = max([self.rank[r] for r in found])
+        if any(self.rank[r] != top and (self.rank[r] or self.open[r] != self._edges(task, r)) for r in found):
+            self._refuse(task, "its inputs become ready at different times, in different regions")
             return []
-        if len(found) == 1:
-            return found
-        top = max(self.rank[r] for r in found)
-        if any(self.rank[r] != top and (self.rank[r] or self.open[r] != self._edges(key, r)) for r in found):
-            self._refuse(key, "its inputs become ready at different times, in different regions")
+        if self._siblings(task):
             return []
-        if self._siblings(key):
-            return []
-        if sum(self.bytes[r] for r in found) > self.max_bytes:
-            self._refuse(key, f"its inputs would bring more than {self.max_bytes} bytes into one region")
+        if sum([self.bytes[r] for r in found]) > self.max_bytes:
+            self._refuse(task, f"its inputs would bring more than {self.max_bytes} bytes into one region")
             return []
         return found
 
-    def _siblings(self, key: Key) -> bool:
+    def _siblings(self, task: int) -> bool:
         """Say whether a task reads several blocks of one array: those are lanes, to be kept apart here."""
-        names = [dep[0] if isinstance(dep, tuple) and dep else self._func(dep) for dep in self.inputs[key]]
-        return len(set(names)) < len(names)
+        names = set()
+        for dep in self.inputs[task]:
+            key = self.key[dep]
+            node = self.graph[key]
+            names.add(key[0] if isinstance(key, tuple) and key else id(node.func) if isinstance(node, Task) else dep)
+        return len(names) < len(self.inputs[task])
 
-    def _func(self, key: Key) -> Any:
-        node = self.graph[key]
-        return id(node.func) if isinstance(node, Task) else key
-
-    def _affordable(self, level: list[Key], wanted: list[list[int]]) -> bool:
+    def _affordable(self, level: list[int], wanted: list[list[int]]) -> bool:
         """Say whether enough regions of equal rank would remain, at this depth and at those that the unions touch."""
         united: dict[int, int] = {}
 
@@ -218,40 +254,47 @@ class _Partitioner:
                         # A region fewer of this rank. The head may be new at this depth, with a rank of its own; not
                         # counting that only makes the test stricter.
                         lost.setdefault(depth, Counter())[self.rank[other]] += 1
-        ranks = Counter(self.rank[r] for r in {root(regions[0]) for regions in wanted if regions})
-        alone = [key for key, regions in zip(level, wanted, strict=True) if not regions]
-        ranks.update(1 + max([self.rank[r] for r in self._found(key)], default=-1) for key in alone)
+        joined = {root(regions[0]) if united else regions[0] for regions in wanted if regions}
+        ranks = Counter([self.rank[r] for r in joined])
+        alone = [task for task, regions in zip(level, wanted, strict=True) if not regions]
+        ranks.update([1 + max([self.rank[r] for r in self._found(task)], default=-1) for task in alone])
         if max(*ranks.values(), len(alone), 0) < min(self.parallelism, len(level)):
             return False
         return all(
-            max((self.census[depth] - counts).values(), default=0) >= min(self.parallelism, self.tasks_at[depth])
+            max((self.census[depth] - counts).values(), default=0) >= min(self.parallelism, len(self.levels[depth]))
             for depth, counts in lost.items()
         )
 
-    def _edges(self, key: Key, region: int) -> int:
-        return sum(self.find(self.region[dep]) == region for dep in self.inputs[key])
+    def _edges(self, task: int, region: int) -> int:
+        """Count the edges from a region to a task."""
+        inputs = self.inputs[task]
+        return 1 if len(inputs) == 1 else sum([self.find(self.region[dep]) == region for dep in inputs])
 
-    def _place(self, at: int, key: Key, regions: list[int]) -> None:
-        out = len(self.readers[key]) + (key in self.keys)
-        if not regions:
-            r = self.region[key] = len(self.parent)
-            self.parent.append(r)
-            self.rank.append(1 + max([self.rank[q] for q in self._found(key)], default=-1))
-            self.sealed.append(self._barrier(self.graph[key]) is not None)
-            self.open.append(out)
-            self.depths.append({at})
-            self.bytes.append(0 if self.inputs[key] else self.sizes[key])
-            self.annotation.append(self.classes.get(key, 0))
-        else:
-            r = self.region[key] = self._unite(list(dict.fromkeys(map(self.find, regions))))
-            self.open[r] += out - sum(self.find(self.region[dep]) == r for dep in self.inputs[key])
-            if at in self.depths[r]:
-                return
-            self.depths[r].add(at)
-        self.census[at][self.rank[r]] += 1
+    def _place(self, at: int, task: int, regions: list[int]) -> int:
+        """Put a task into the regions that it unites, or into one of its own; return which."""
+        if regions:
+            r = self._unite(regions) if len(regions) > 1 else self.find(regions[0])
+            self.region[task] = r
+            self.open[r] += self.readers[task] - self._edges(task, r)
+            if self.depths[r][-1] != at:
+                self.depths[r].append(at)
+            return r
+        r = self.region[task] = len(self.parent)
+        found = self._found(task) if self.inputs[task] else []
+        self.parent.append(r)
+        self.rank.append(1 + max([self.rank[q] for q in found], default=-1))
+        if task in self.barrier:
+            self.sealed.add(r)
+        self.open.append(self.readers[task])
+        self.depths.append([at])
+        self.bytes.append(0 if found else brought_bytes(self.graph[self.key[task]], self.graph))
+        self.annotation.append(self.classes.get(self.key[task], 0) if self.classes else 0)
+        return r
 
     def _unite(self, regions: list[int]) -> int:
+        regions = list(dict.fromkeys(map(self.find, regions)))
         head = max(regions, key=lambda r: (self.rank[r], len(self.depths[r])))
+        here = set(self.depths[head])
         for other in regions:
             if other == head:
                 continue
@@ -259,14 +302,12 @@ class _Partitioner:
             self.open[head] += self.open[other]
             self.bytes[head] += self.bytes[other]
             for depth in self.depths[other]:
-                self.census[depth][self.rank[other]] -= 1
-                if depth not in self.depths[head]:
-                    self.depths[head].add(depth)
-                    self.census[depth][self.rank[head]] += 1
+                if depth < len(self.census):  # the depth that is being placed is counted when it is done
+                    self.census[depth][self.rank[other]] -= 1
+                    self.census[depth][self.rank[head]] += depth not in here
+                here.add(depth)
+        self.depths[head] = sorted(here)
         return head
 
-    def _barrier(self, node: Node) -> str | None:
-        return "it takes one output of a region" if is_pick(node, self.graph) else barrier(node)
-
-    def _refuse(self, key: Key, why: str) -> None:
-        self.refusals.append(Refusal(key, NAME, why))
+    def _refuse(self, task: int, why: str) -> None:
+        self.refusals.append(Refusal(self.key[task], NAME, why))

@@ -22,11 +22,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from dask.task_spec import TaskRef
+from dask.task_spec import GraphNode, TaskRef
 
 from graphopt.graph import dependencies, is_constant, toposort
 from graphopt.region import Region, barrier, group, is_pick
-from graphopt.sizes import brought_bytes, estimate_bytes
+from graphopt.sizes import brought_bytes
 from graphopt.types import Graph, Key, Refusal
 
 EXACT = True
@@ -59,15 +59,18 @@ def lanes(
         Where given, what was refused in the last round is added to it.
     """
     wanted = set(keys)
+    known: dict[int, int] = {}  # bytes by node; the nodes live on as members
     while True:
         view = _View(graph, wanted, classes or {})
         refused: list[Refusal] = []
-        batches = _batches(view, parallelism * spare, max_bytes, refused) or _pairs(view, parallelism)
-        if not batches:
+        batches = _batches(view, parallelism * spare, known, max_bytes, refused)
+        taken = {key for batch in batches for key in batch}
+        pairs = [pair for pair in _pairs(view, parallelism) if taken.isdisjoint(pair)]
+        if not batches and not pairs:
             if refusals is not None:
                 refusals.extend(refused)
             return graph
-        graph = group(graph, wanted, [view.members(batch) for batch in batches])
+        graph = group(graph, wanted, [view.members(batch) for batch in batches + pairs])
 
 
 @dataclass
@@ -82,9 +85,10 @@ class _View:
     picks: dict[Key, list[Key]] = field(default_factory=dict)
     rank: dict[Key, int] = field(default_factory=dict)
     place: dict[Key, int] = field(default_factory=dict)
+    blocking: set[Key] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        graph = self.graph
+        graph, picks, inputs, readers, ranks = self.graph, self.picks, self.inputs, self.readers, self.rank
         owner: dict[Key, Key] = {}
         for key in toposort(graph):
             node = graph[key]
@@ -92,17 +96,20 @@ class _View:
                 continue
             if is_pick(node, graph):
                 owner[key] = region = node.args[0].key
-                self.picks.setdefault(region, []).append(key)
+                picks.setdefault(region, []).append(key)
                 continue
             owner[key] = key
-            found = frozenset(owner[dep] for dep in dependencies(node) if dep in owner)
-            self.inputs[key] = found
-            self.readers[key] = set()
-            self.rank[key] = 1 + max([self.rank[dep] for dep in found], default=-1)
+            found = inputs[key] = frozenset([owner[dep] for dep in dependencies(node) if dep in owner])
+            readers[key] = set()
+            rank = 0
             for dep in found:
-                self.readers[dep].add(key)
+                readers[dep].add(key)
+                if ranks[dep] >= rank:
+                    rank = ranks[dep] + 1
+            ranks[key] = rank
+            if isinstance(node, GraphNode) and node.block_fusion:
+                self.blocking.add(key)
         self.place = {key: i for i, key in enumerate(graph)}
-        self.sizes = estimate_bytes(graph, list(graph))
 
     def siblings(self) -> list[tuple[frozenset[Key], list[Key]]]:
         """Group the tasks that read exactly the same two or more others, and may be fused."""
@@ -113,8 +120,11 @@ class _View:
         return [(found, tasks) for (found, _), tasks in out.items()]
 
     def fusible(self, key: Key) -> bool:
+        """Say whether a node may be fused; around one that blocks fusion nothing is batched (see `diamond`)."""
         node = self.graph[key]
-        return isinstance(node, Region) or barrier(node) is None
+        if not isinstance(node, Region) and barrier(node) is not None:
+            return False
+        return not self.blocking or self.blocking.isdisjoint(self.inputs[key] | self.readers[key])
 
     def kind(self, key: Key) -> int:
         """Return the annotation class of a task, or of the tasks in a region: those never differ."""
@@ -144,14 +154,16 @@ class _View:
         return out
 
 
-def _batches(view: _View, keep: int, max_bytes: int, refused: list[Refusal]) -> list[list[Key]]:
+def _batches(
+    view: _View, keep: int, known: dict[int, int], max_bytes: int, refused: list[Refusal]
+) -> list[list[Key]]:
     """Choose lanes to batch with their readers, rank by rank: all that are legal at a rank, if enough remain, or none."""
     by_rank: dict[int, list[list[Key]]] = {}
     for found, readers in view.siblings():
         ranks = {view.rank[lane] for lane in found}
         why = "its inputs become ready at different times" if len(ranks) > 1 else None
         why = why or next(filter(None, (view.why_not(lane, readers) for lane in found)), None)
-        if why is None and sum(brought_bytes(view.graph[k], view.sizes, view.graph) for k in found) > max_bytes:
+        if why is None and sum(brought_bytes(view.graph[k], view.graph, known) for k in found) > max_bytes:
             why = f"the batch would bring in more than {max_bytes} bytes"
         if why is None:
             by_rank.setdefault(min(ranks), []).append([*found, *readers])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -28,13 +29,22 @@ def check_writable(path: str | None) -> None:
 
 
 def write_json(path: str, value: Mapping[str, Any]) -> None:
-    """Write ``value`` as JSON to a file, or to standard output for ``-``."""
-    text = json.dumps(value, indent=2) + "\n"
+    """Write ``value`` as JSON to a file, or to standard output for ``-``. What is not finite becomes null."""
+    text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
     if path == "-":
         sys.stdout.write(text)
         sys.stdout.flush()
     else:
         Path(path).write_text(text, encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """The value without NaN and infinity, for which JSON has no words."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def pyplot() -> Any:
