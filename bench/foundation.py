@@ -10,7 +10,8 @@ import argparse
 import gc
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ import graphopt as go
 from graphopt.graph import normalise
 
 sys.path.insert(0, str(Path(__file__).parent))
-from measure import count_tasks, interleaved, machine  # noqa: E402
-from problems import blocks_of, chain, diamonds, graph_of, lanes, logistic, logistic_data, logistic_numpy  # noqa: E402
+from measure import count_tasks, interleaved, machine
+from problems import blocks_of, chain, diamonds, graph_of, lanes, logistic, logistic_data, logistic_numpy
 
 Row = tuple[str, str, str, str]  # what, dask or NumPy, graphopt, what to reach
 
@@ -52,12 +53,21 @@ def diamond() -> Iterator[Row]:
     """Count the tasks a chunk of ``exp(x) - 1/x``."""
     blocks = 20
     for name, build in diamonds(blocks).items():
-        before = count_tasks(lambda build=build: dask.compute(build(), scheduler="threads"))
+        before = count_tasks(partial(_compute, build))
         with go.optimized(strict=True):
-            after = count_tasks(lambda build=build: dask.compute(build(), scheduler="threads"))
+            after = count_tasks(partial(_compute, build))
         # One more where dask joins the chunks into one array.
         extra = 0 if name == "Delayed" else 1
-        yield f"exp(x) - 1/x, tasks a chunk, {name}", f"{(before - extra) / blocks:g}", f"{(after - extra) / blocks:g}", "1"
+        yield (
+            f"exp(x) - 1/x, tasks a chunk, {name}",
+            f"{(before - extra) / blocks:g}",
+            f"{(after - extra) / blocks:g}",
+            "1",
+        )
+
+
+def _compute(build: Callable[[], Any]) -> Any:
+    return dask.compute(build(), scheduler="threads")
 
 
 def logistic_step(chunks: int, rounds: int) -> Iterator[Row]:
@@ -75,9 +85,7 @@ def logistic_step(chunks: int, rounds: int) -> Iterator[Row]:
     with threadpoolctl.threadpool_limits(1, "blas"):
         assert str(with_dask()) == str(with_graphopt())
         tasks = count_tasks(with_dask), count_tasks(with_graphopt)
-        t = interleaved(
-            {"numpy": lambda: logistic_numpy(blocks, beta), "dask": with_dask, "graphopt": with_graphopt}, rounds
-        )
+        t = interleaved({"numpy": lambda: logistic_numpy(blocks, beta), "dask": with_dask, "graphopt": with_graphopt}, rounds)
     what = f"logistic step, {chunks} chunks, threads"
     yield f"{what}: tasks run", f"{tasks[0]}", f"{tasks[1]}", "≤ 120 at 100 chunks"
     ms = {name: f"{seconds * 1e3:.1f} ms" for name, seconds in t.items()}
@@ -95,7 +103,10 @@ def optimise(rounds: int) -> Iterator[Row]:
         graph, keys = lanes(tasks)
         gc.collect()
         t = interleaved(
-            {"dask": lambda: dask_optimize(graph, keys), "ours": lambda: go.optimize(graph, keys, go.Policy(strict=True))},
+            {
+                "dask": partial(dask_optimize, graph, keys),
+                "ours": partial(go.optimize, graph, keys, go.Policy(strict=True)),
+            },
             3 if tasks > 50_000 else rounds,
             cpu=True,
         )
@@ -127,7 +138,13 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(width=150)
     rows: list[Row] = []
-    parts = [fused_region(), diamond(), logistic_step(100, options.rounds), logistic_step(1_000, 5), optimise(options.rounds)]
+    parts = [
+        fused_region(),
+        diamond(),
+        logistic_step(100, options.rounds),
+        logistic_step(1_000, 5),
+        optimise(options.rounds),
+    ]
     with console.status("measuring") as status:
         for part in parts:
             for row in part:

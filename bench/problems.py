@@ -54,8 +54,7 @@ def blocks_of(X: da.Array, y: da.Array) -> list[tuple[np.ndarray, np.ndarray]]:
         return node() if isinstance(node, GraphNode) else node
 
     return [
-        (value(graph_x, key[0]), value(graph_y, other))
-        for key, other in zip(X.__dask_keys__(), y.__dask_keys__(), strict=True)
+        (value(graph_x, key[0]), value(graph_y, other)) for key, other in zip(X.__dask_keys__(), y.__dask_keys__(), strict=True)
     ]
 
 

@@ -28,7 +28,7 @@ def token(value: Any) -> Hashable:
     >>> token(1) == token(True) or token(0.0) == token(-0.0)
     False
     """
-    kind = type(value)
+    kind: Any = type(value)
     if kind is float:
         return (float, value.hex())
     if kind in _ATOMS:
@@ -65,28 +65,24 @@ def is_simple(value: Any) -> bool:
     return False
 
 
+def _members(module: Any, names: str) -> frozenset[Any]:
+    return frozenset(getattr(module, name) for name in names.split())
+
+
 #: NumPy functions that read their arguments, write nothing, and return what depends on the arguments alone ...
-_FRESH_NUMPY = frozenset(
-    getattr(np, name)
-    for name in (
-        "all any argmax argmin argsort average clip concatenate copy cumsum cumprod diff dot einsum histogram inner "
-        "isclose kron max mean median min nanmax nanmean nanmin nansum outer prod repeat roll round searchsorted sort "
-        "stack std sum take tensordot tile trace tril triu unique vdot var vstack hstack where"
-    ).split()
+_FRESH_NUMPY = _members(
+    np,
+    "all any argmax argmin argsort average clip concatenate copy cumsum cumprod diff dot einsum histogram inner isclose "
+    "kron max mean median min nanmax nanmean nanmin nansum outer prod repeat roll round searchsorted sort stack std sum "
+    "take tensordot tile trace tril triu unique vdot var vstack hstack where",
 )
 #: ... and those whose result may be a view of an argument.
-_VIEW_NUMPY = frozenset(
-    getattr(np, name)
-    for name in (
-        "broadcast_to expand_dims flip imag moveaxis nan_to_num ravel real reshape split squeeze swapaxes transpose"
-    ).split()
+_VIEW_NUMPY = _members(
+    np, "broadcast_to expand_dims flip imag moveaxis nan_to_num ravel real reshape split squeeze swapaxes transpose"
 )
-
-_FRESH_OPERATORS = frozenset(
-    getattr(operator, name)
-    for name in (
-        "abs add and_ eq floordiv ge gt inv invert le lshift lt matmul mod mul ne neg or_ pow rshift sub truediv xor"
-    ).split()
+_FRESH_OPERATORS = _members(
+    operator,
+    "abs add and_ eq floordiv ge gt inv invert le lshift lt matmul mod mul ne neg or_ pow rshift sub truediv xor",
 )
 _VIEW_OPERATORS = frozenset({operator.getitem, operator.pos})
 

@@ -225,9 +225,7 @@ def read(
     return {key: _node(key, value, graph) for key, value in graph.items()}, {}
 
 
-def _read_layers(
-    graph: Any, keys: list[Key], merge_layers: bool
-) -> tuple[dict[Key, Node], dict[Key, dict[str, Any]]]:
+def _read_layers(graph: Any, keys: list[Key], merge_layers: bool) -> tuple[dict[Key, Node], dict[Key, dict[str, Any]]]:
     """Materialise a high-level graph from its last layer to its first, each layer for the keys that are needed."""
     if merge_layers and keys and len(graph.layers) <= _MERGE_LAYERS:
         from dask.blockwise import optimize_blockwise

@@ -12,18 +12,18 @@ import linecache
 from collections.abc import Collection, Hashable, Mapping
 from functools import lru_cache
 from types import CodeType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from dask.base import key_split
 from dask.task_spec import DataNode, GraphNode, Task, TaskRef
+from dask.utils import key_split
 
 from graphopt.functions import is_simple, token
 from graphopt.graph import dependencies
 from graphopt.program import ITEM, Program, Tracer
 from graphopt.region import Region, barrier, first_output, is_pick
-from graphopt.source import Source, bindable, write
-from graphopt.types import Graph, Key, Node
+from graphopt.source import bindable, write
+from graphopt.types import Graph, Key, Node, Substitutions
 
 __all__ = ["Fused", "Kernel", "generate"]
 
@@ -74,6 +74,7 @@ class Kernel:
         return self.fn
 
     def __call__(self, *args: Any) -> Any:
+        """Run the kernel on inputs and literals."""
         return self.fn(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -88,7 +89,7 @@ class Kernel:
         return ("Kernel", self.source, normalize_token(self.constants))
 
 
-class Fused(Task):  # type: ignore[misc]  # dask.task_spec is untyped
+class Fused(Task):
     """A task that calls a kernel. Its arguments are references and literals, never nested, so calling it costs little.
 
     ``labels`` holds the user's key of each step of the kernel; for a step that is a lane of a batch, the list of its keys.
@@ -96,6 +97,7 @@ class Fused(Task):  # type: ignore[misc]  # dask.task_spec is untyped
 
     __slots__ = ("labels",)
 
+    func: Kernel
     labels: tuple[Any, ...]
 
     def __init__(
@@ -105,6 +107,7 @@ class Fused(Task):  # type: ignore[misc]  # dask.task_spec is untyped
         self.labels = labels
 
     def __call__(self, values: Any = ()) -> Any:
+        """Run the kernel on the values of the keys it reads."""
         try:
             return self.func.fn(
                 *[
@@ -116,7 +119,8 @@ class Fused(Task):  # type: ignore[misc]  # dask.task_spec is untyped
             _explain(error, self)
             raise
 
-    def copy(self) -> Fused:  # dask's own drops _data_producer
+    def copy(self) -> Fused:
+        """Return an equal task; unlike dask's own copy it keeps ``_data_producer``."""
         return Fused(self.key, self.func, *self.args, _data_producer=self._data_producer, labels=self.labels)
 
 
@@ -222,11 +226,11 @@ class _Generator:
             return self.graph
         for shape in list(self.shapes.values()):
             self._write(shape)
-        renamed = {key: self._new_key(key, *rest) for key, rest in traced.items() if key not in self.keys}
+        renamed: Substitutions = {key: self._new_key(key, *rest) for key, rest in traced.items() if key not in self.keys}
         out: dict[Key, Node] = {}
         for key, node in self.graph.items():
             if key in traced:
-                fused = self._fuse(renamed.get(key, key), *traced[key], renamed)
+                fused = self._fuse(cast("Key", renamed.get(key, key)), *traced[key], renamed)
                 out[fused.key] = fused
                 continue
             if isinstance(node, Region):  # of one plain task, which runs as well without a kernel
@@ -269,7 +273,7 @@ class _Generator:
             elif member.key in places:
                 owner, place = places[member.key]
                 tracer.define(member.key, (ITEM, tracer.ref(owner), place))
-            else:
+            elif isinstance(member, Task):
                 tracer.task(member)
         return tracer
 
@@ -283,7 +287,9 @@ class _Generator:
 
     def _write(self, shape: _Shape) -> None:
         """Write and bind a shape's kernel; shapes it calls come first, because tracing met them first."""
-        source: Source = write(shape.program, shape.fixed(), hints=shape.hints, slot_hints=shape.slot_hints, kernels=self.kernels)
+        source = write(
+            shape.program, shape.fixed(), hints=shape.hints, slot_hints=shape.slot_hints, kernels=self.kernels
+        )
         shape.kernel = Kernel(source.name, source.text, source.constants, source.lines)
         shape.slots = source.slots
         self.kernels[id(shape.program)] = (shape.kernel, shape.slots)
@@ -306,9 +312,7 @@ class _Generator:
             return (f"{kernel.name}-{self.digests[what]}", *out[1:])
         return f"{kernel.name}-{_digest(kernel.source, repr(out), many, repr(tuple(tracer.inputs)))}"
 
-    def _fuse(
-        self, key: Key, shape: _Shape, tracer: Tracer, region: Region, renamed: Mapping[Key, Key]
-    ) -> Fused:
+    def _fuse(self, key: Key, shape: _Shape, tracer: Tracer, region: Region, renamed: Mapping[Key, Any]) -> Fused:
         assert shape.kernel is not None
         refs = [TaskRef(renamed.get(dep, dep)) for dep in tracer.inputs]
         literals = [tracer.literals[slot] for slot in shape.slots]

@@ -80,7 +80,8 @@ class Policy:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 more = ", or None for all threads" if name == "parallelism" else ""
                 raise PolicyError(f"Policy({name}={value!r}): must be a whole number of at least 1{more}.")
-        if isinstance(self.passes, str) or not isinstance(self.passes, Iterable):
+        passes: Any = self.passes
+        if isinstance(passes, str) or not isinstance(passes, Iterable):
             raise PolicyError(f"Policy(passes={self.passes!r}): must be a tuple of names out of {', '.join(PASSES)}.")
         object.__setattr__(self, "passes", tuple(self.passes))
         for name in self.passes:
@@ -107,14 +108,14 @@ def _threads() -> int:
         client = getattr(get_scheduler(), "__self__", None)
         if client is not None and hasattr(client, "scheduler_info"):
             with contextlib.suppress(Exception):
-                return max(1, sum(client.nthreads().values()))
+                return max(1, int(sum(client.nthreads().values())))
     if config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
         return 1
     workers = config.get("num_workers", None)
     return int(workers) if isinstance(workers, int) and workers > 0 else max(1, int(CPU_COUNT))
 
 
-def optimize(graph: Any, keys: Any, policy: Policy | None = None, *, futures: Iterable[Key] = ()) -> Graph:
+def optimize(graph: Any, keys: Any, policy: Policy | None = None, *, futures: Iterable[Key] = ()) -> Any:
     """Return an equivalent graph with fewer, cheaper tasks.
 
     The values of ``keys`` are the same bit for bit, and the input is not changed.
@@ -171,7 +172,7 @@ def _checked(policy: Policy | None) -> Policy:
     return policy
 
 
-def _guarded(work: Callable[[], Graph], policy: Policy, fallback: Callable[[], Any]) -> Any:
+def _guarded(work: Callable[[], Any], policy: Policy, fallback: Callable[[], Any]) -> Any:
     """Do the work; if it fails for a reason that is ours, warn and hand out the original graph."""
     try:
         return work()
@@ -201,7 +202,7 @@ def _no_garbage() -> Iterator[None]:
             gc.enable()
 
 
-def _run(nodes: dict[Key, Node], notes: Mapping[Key, dict[str, Any]], keys: list[Key], policy: Policy) -> Graph:
+def _run(nodes: dict[Key, Node], notes: Mapping[Key, dict[str, Any]], keys: list[Key], policy: Policy) -> Any:
     classes, kinds = _classes(notes)
     with _no_garbage():
         made = generate(_passes(nodes, keys, policy.resolve(), classes), keys)
@@ -300,7 +301,7 @@ class Optimizer:
         policy = self.policy
         wanted = flatten_keys(keys)
 
-        def work() -> Graph:
+        def work() -> Any:
             nodes, notes = read(dsk, wanted)
             check_graph(nodes, complete=False)
             return _run(nodes, notes, wanted, policy)

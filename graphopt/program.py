@@ -12,23 +12,37 @@ container built anew at each run.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from dask.base import key_split
 from dask.task_spec import Alias, DataNode, GraphNode, List, Task, TaskRef
+from dask.utils import key_split
 
 from graphopt.functions import token
 from graphopt.graph import toposort
 from graphopt.types import Key
 
 __all__ = [
-    "DICT", "INPUT", "ITEM", "LIST", "LITERAL", "SET", "TUPLE", "VALUE",
-    "Program", "Spec", "Step", "Tracer", "is_subgraph", "program_of",
+    "DICT",
+    "INPUT",
+    "ITEM",
+    "LIST",
+    "LITERAL",
+    "SET",
+    "TUPLE",
+    "VALUE",
+    "Program",
+    "Spec",
+    "Step",
+    "Tracer",
+    "is_subgraph",
+    "program_of",
 ]
 
 VALUE, INPUT, LITERAL, ITEM, LIST, TUPLE, SET, DICT = "value", "input", "literal", "item", "list", "tuple", "set", "dict"
 Spec = tuple[Any, ...]
+#: What a step is called in messages: a key, or for a step that calls another program the list of its labels.
+Label = Any
 Step = tuple[Callable[..., Any], tuple[Spec, ...], tuple[tuple[str, Spec], ...]]
 
 _BUILD: dict[str, Callable[[list[Any]], Any]] = {
@@ -40,7 +54,7 @@ _BUILD: dict[str, Callable[[list[Any]], Any]] = {
 _KINDS: dict[type, str] = {list: LIST, tuple: TUPLE, set: SET, dict: DICT}
 
 # dask keeps the function behind a fused task and the one that builds a container private, but shows both on request.
-_SUBGRAPH = Task.fuse(Task("a", int), Task("b", int, TaskRef("a"))).func
+_SUBGRAPH = cast("Task", Task.fuse(Task("a", int), Task("b", int, TaskRef("a")))).func
 _CONTAINER = List(TaskRef("a")).func
 
 
@@ -59,7 +73,7 @@ class Program:
         inputs: int,
         literals: int,
         outputs: Iterable[Spec],
-        labels: Iterable[Key] = (),
+        labels: Iterable[Label] = (),
         tokens: dict[int, Hashable] | None = None,
     ) -> None:
         self.steps = tuple(steps)
@@ -76,6 +90,7 @@ class Program:
         self.signature: Hashable = (what, inputs, literals, self.outputs)
 
     def __call__(self, *arguments: Any) -> Any:
+        """Run the steps one by one on inputs and literals."""
         values: list[Any] = []
 
         def get(spec: Spec) -> Any:
@@ -115,9 +130,7 @@ class Tracer:
 
     __slots__ = ("_arrays", "_constants", "_picks", "_specs", "hints", "inputs", "labels", "literals", "steps")
 
-    def __init__(
-        self, constants: Mapping[Key, Any] | None = None, picks: Mapping[Key, tuple[Key, int]] | None = None
-    ) -> None:
+    def __init__(self, constants: Mapping[Key, Any] | None = None, picks: Mapping[Key, tuple[Key, int]] | None = None) -> None:
         self._constants = constants or {}
         self._picks = picks or {}
         self._specs: dict[Key, Spec] = {}
@@ -126,7 +139,7 @@ class Tracer:
         self.literals: list[Any] = []
         self.hints: dict[int, str] = {}  # names for literals that have one
         self.steps: list[Step] = []
-        self.labels: list[Key] = []
+        self.labels: list[Label] = []
 
     def task(self, node: Task) -> Spec:
         """Write a task down; its key then stands for its result."""
@@ -137,23 +150,22 @@ class Tracer:
         """Let a key stand for something that is written down already."""
         self._specs[key] = spec
 
-    def call(self, node: Task, label: Key) -> Spec:
+    def call(self, node: Task, label: Label) -> Spec:
+        """Write down what a task calls, and on what."""
         known = self._specs
         args = tuple(
-            [
-                (known.get(arg.key) or self.ref(arg.key)) if type(arg) is TaskRef else self.spec(arg, label)
-                for arg in node.args
-            ]
+            [(known.get(arg.key) or self.ref(arg.key)) if type(arg) is TaskRef else self.spec(arg, label) for arg in node.args]
         )
         kwargs = tuple([(name, self.spec(arg, label)) for name, arg in node.kwargs.items()]) if node.kwargs else ()
         return self.step(node.func, args, kwargs, label)
 
-    def step(self, func: Any, args: tuple[Spec, ...], kwargs: tuple[tuple[str, Spec], ...], label: Key) -> Spec:
+    def step(self, func: Any, args: tuple[Spec, ...], kwargs: tuple[tuple[str, Spec], ...], label: Label) -> Spec:
+        """Add a step; return how its result is referred to."""
         self.steps.append((func, args, kwargs))
         self.labels.append(label)
         return (VALUE, len(self.steps) - 1)
 
-    def spec(self, value: Any, label: Key = None) -> Spec:
+    def spec(self, value: Any, label: Label = None) -> Spec:
         """Write down one argument."""
         if isinstance(value, TaskRef):
             return self.ref(value.key)

@@ -20,7 +20,7 @@ import numpy as np
 from dask.task_spec import Alias, DataNode, GraphNode, List, Task, TaskRef
 
 from graphopt.functions import is_lock
-from graphopt.types import Graph, Key, Node
+from graphopt.types import Graph, Key, Node, Substitutions
 
 __all__ = ["Region", "barrier", "first_output", "group", "is_pick", "pick", "region_key"]
 
@@ -30,7 +30,7 @@ _REGION = "graphopt-region"
 _NO_LOCKS = frozenset((TaskRef, Alias, List, np.ndarray, int, float, bool, str, bytes, tuple, list, dict, slice, type(None)))
 
 
-class Region(GraphNode):  # type: ignore[misc]  # dask.task_spec is untyped
+class Region(GraphNode):
     """Tasks that run as one.
 
     Parameters
@@ -56,13 +56,14 @@ class Region(GraphNode):  # type: ignore[misc]  # dask.task_spec is untyped
         self._dependencies = read.difference([member.key for member in self.members])
 
     def __call__(self, values: Any = ()) -> Any:
+        """Run the members one by one on the values of the keys they read from outside."""
         scope = {key: values[key] for key in self._dependencies}
         for member in self.members:
             scope[member.key] = member(scope)
         out = tuple(scope[key] for key in self.outputs)
         return out if len(out) > 1 else out[0]
 
-    def substitute(self, subs: Mapping[Key, Any], key: Key = None) -> Region:
+    def substitute(self, subs: Substitutions, key: Key | None = None) -> Region:
         """Return the region with outside keys renamed; keys inside it are its own."""
         outside = {old: new for old, new in subs.items() if old in self._dependencies and new != old}
         if not outside and key in (None, self.key):
@@ -71,6 +72,7 @@ class Region(GraphNode):  # type: ignore[misc]  # dask.task_spec is untyped
         return Region(self.key if key is None else key, members, self.outputs)
 
     def copy(self) -> Region:
+        """Return an equal region."""
         return Region(self.key, self.members, self.outputs)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -182,6 +184,7 @@ def group(graph: Graph, keys: Collection[Key], groups: Iterable[Collection[Key]]
     swap: dict[Key, list[tuple[Key, Node]]] = {}  # the last member -> what stands in place of the group
     for tasks in groups:
         outputs = [key for key in tasks if key in leaving]
+        outputs = outputs or [list(tasks)[-1]]  # nobody reads any of it, and nobody ran `cull`
         members: list[Any] = [graph[key] for key in tasks]
         if len(outputs) == 1:
             new: list[tuple[Key, Node]] = [(outputs[0], Region(outputs[0], members, outputs))]

@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dask.base import key_split
-from dask.utils import funcname
+from dask.utils import funcname, key_split
 
 from graphopt import lean
 from graphopt.functions import is_simple
@@ -154,7 +153,7 @@ class _Writer:
                 return arguments[program.inputs + spec[1]]
             if kind == ITEM:
                 inner = move(spec[1])
-                return inner[1 + spec[2]] if inner[0] == TUPLE else (ITEM, inner, spec[2])  # type: ignore[no-any-return]
+                return inner[1 + spec[2]] if inner[0] == TUPLE else (ITEM, inner, spec[2])
             return (kind, *map(move, spec[1:]))
 
         for place, (func, args, kwargs) in enumerate(program.steps):
@@ -226,9 +225,8 @@ class _Writer:
             kernel = self.kernels[id(func)][0]
             return self._bind(kernel, kernel.name)
         name = getattr(func, "__name__", "")
-        if isinstance(func, np.ufunc) or getattr(func, "__module__", "") == "numpy":
-            if getattr(np, name, None) is func:
-                return f"np.{name}"
+        if getattr(np, name, None) is func and not isinstance(func, type):
+            return f"np.{name}"
         if getattr(lean, name, None) is func:
             self.constants["lean"] = lean
             return f"lean.{name}"
@@ -358,9 +356,7 @@ class _Writer:
         name = self.kernels[id(func)][0].name if id(func) in self.kernels else function_name(func)
         return name.rstrip("_")
 
-    def _assemble(
-        self, body: list[tuple[str, int, set[str], str]], result: str, closing: tuple[int, set[str]]
-    ) -> Source:
+    def _assemble(self, body: list[tuple[str, int, set[str], str]], result: str, closing: tuple[int, set[str]]) -> Source:
         name = self._kernel_name()
         params = ", ".join([*self.inputs, *self.slot_names.values()])
         counted = f"{len(self.steps)} task{'s' * (len(self.steps) > 1)}"

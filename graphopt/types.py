@@ -23,10 +23,14 @@ __all__ = [
     "Node",
     "PolicyError",
     "Refusal",
+    "Substitutions",
 ]
 
 #: What stands behind a key. A bare ``TaskRef`` is a future: data that dask already holds somewhere under that key.
 Node = GraphNode | TaskRef
+
+#: Which key takes the place of which.
+Substitutions = dict[Key, Key | GraphNode]
 
 #: A low-level graph. Passes take one and return another; they never change the one they were given.
 Graph = Mapping[Any, Node]
@@ -39,7 +43,7 @@ class GraphoptError(Exception):
 class GraphError(GraphoptError, ValueError):
     """A graph that no scheduler could run; the message names the key and the remedy."""
 
-    def __init__(self, message: str, key: Key = None) -> None:
+    def __init__(self, message: str, key: Key | None = None) -> None:
         super().__init__(message)
         self.key = key
 

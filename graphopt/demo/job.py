@@ -47,27 +47,29 @@ def run(arguments: argparse.Namespace, terminal: Terminal, output: str | None) -
         problem = _problem(arguments).persisted()
         outcome = _measure(problem, arguments, scheduler, reference, terminal)
         picture = None if output is None else fusion(problem, outcome.traces[race.GRAPHOPT].beta)
-    summary.print_race(outcome, terminal)
-    summary.print_fit(outcome, terminal)
+    # files first: a reader of the tables that hangs up, such as head, ends the program
     if arguments.json is not None:
         write_json(arguments.json, summary.to_json(outcome))
-    if output is not None and picture is not None:
-        _draw(outcome, picture, output, terminal)
+    drawn = output is not None and picture is not None and _draw(outcome, picture, output, terminal)
+    summary.print_race(outcome, terminal)
+    summary.print_fit(outcome, terminal)
+    if drawn:
+        terminal.say(f"Picture: {output}")
     complaint = outcome.agreement.complaint()
     if complaint is not None:
         raise CommandError(complaint, status=1)
     return 0
 
 
-def _draw(outcome: summary.Summary, picture: Fusion, output: str, terminal: Terminal) -> None:
-    """Write the picture; without matplotlib say so and go on, the figures have been shown."""
+def _draw(outcome: summary.Summary, picture: Fusion, output: str, terminal: Terminal) -> bool:
+    """Write the picture and say whether that was done; without matplotlib the job goes on."""
     try:
         plots = pyplot()
     except CommandError as error:
         terminal.log.print(f"no picture: {error}", markup=False)
-        return
+        return False
     draw(plots, outcome, picture, output)
-    terminal.say(f"Picture: {output}")
+    return True
 
 
 def _problem(arguments: argparse.Namespace) -> Problem:

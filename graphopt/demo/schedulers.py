@@ -76,7 +76,7 @@ def _distributed(workers: int | None) -> Iterator[str]:
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address=":0",  # any free port; the default one may be taken, which would be a warning
             silence_logs=logging.ERROR,
         ) as cluster,
         distributed.Client(cluster) as client,

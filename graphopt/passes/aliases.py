@@ -12,11 +12,12 @@ annotated otherwise.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from dask.task_spec import Alias, GraphNode, TaskRef
 
 from graphopt.graph import dependencies
-from graphopt.types import CycleError, Graph, Key, Node
+from graphopt.types import CycleError, Graph, Key, Node, Substitutions
 
 EXACT = True
 
@@ -36,29 +37,30 @@ def aliases(graph: Graph, keys: Collection[Key], *, classes: Mapping[Key, int] |
         return graph
     classes = classes or {}
     keys = set(keys)
-    subs = {key: _end(key, found) for key in found}
-    taken: dict[Key, Key] = {}  # a task's old key -> the requested alias that takes it over
+    ends = {key: _end(key, found) for key in found}
+    taken: dict[Any, Key] = {}  # a task's old key -> the requested alias that takes it over
     for key in graph:
-        target = subs.get(key)
+        if key not in ends or key not in keys:
+            continue
+        target = ends[key]
         if (
-            key in keys
-            and key in subs
-            and target in graph
+            target in graph
             and target not in keys
             and target not in taken
             and not isinstance(graph[target], TaskRef)
             and classes.get(key, 0) == classes.get(target, 0)
         ):
             taken[target] = key
-    subs = {key: taken.get(target, target) for key, target in subs.items()} | taken
+    subs: Substitutions = {key: taken.get(target, target) for key, target in ends.items()}
+    subs.update(taken)
     out: dict[Key, Node] = {}
     for key, node in graph.items():
         if key in found:
             if key in keys and taken.get(found[key]) != key and subs[key] != key:
-                out[key] = Alias(key, subs[key])
+                out[key] = Alias(key, taken.get(ends[key], ends[key]))
         elif isinstance(node, GraphNode):
             node = node if dependencies(node).isdisjoint(subs) else node.substitute(subs)
-            new = taken.get(key, key)
+            new = taken.get(key) or key
             out[new] = node if new == key else node.substitute({}, key=new)
         else:
             out[key] = node

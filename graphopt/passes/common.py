@@ -18,7 +18,7 @@ from dask.task_spec import DataNode, GraphNode, Task, TaskRef
 
 from graphopt.functions import is_fresh, is_pure, token
 from graphopt.graph import dependencies, dependents, toposort
-from graphopt.types import Graph, Key, Node
+from graphopt.types import Graph, Key, Node, Substitutions
 
 EXACT = True
 
@@ -39,7 +39,7 @@ def common(graph: Graph, keys: Collection[Key], *, classes: Mapping[Key, int] | 
     readers: dict[Key, list[Key]] | None = None
     # Equal tasks read equal things, so a task is compared only with others that read the same.
     first: dict[frozenset[Key], Key | dict[Hashable, Key]] = {}
-    subs: dict[Key, Key] = {}
+    subs: Substitutions = {}
     for key in toposort(graph):
         node = graph[key]
         if type(node) is not Task or not node.dependencies or not pure(node.func):
@@ -83,7 +83,7 @@ class _Memo:
         return known
 
 
-def _what(node: Any, classes: Mapping[Key, int], subs: Mapping[Key, Key]) -> Hashable:
+def _what(node: Any, classes: Mapping[Key, int], subs: Mapping[Key, Any]) -> Hashable:
     """Return what a task does and to what."""
     return (classes.get(node.key, 0), token(node.func), _arguments(node, subs))
 
@@ -92,12 +92,12 @@ def _only_reads(node: Node) -> bool:
     return type(node) is Task and is_fresh(node.func)
 
 
-def _arguments(node: Task, subs: Mapping[Key, Key]) -> Hashable:
+def _arguments(node: Task, subs: Mapping[Key, Any]) -> Hashable:
     args = tuple([_argument(arg, subs) for arg in node.args])
     return (args, *((name, _argument(arg, subs)) for name, arg in node.kwargs.items())) if node.kwargs else args
 
 
-def _argument(value: Any, subs: Mapping[Key, Key]) -> Hashable:
+def _argument(value: Any, subs: Mapping[Key, Any]) -> Hashable:
     if isinstance(value, TaskRef):
         return (TaskRef, subs.get(value.key, value.key))
     if isinstance(value, DataNode):

@@ -22,7 +22,8 @@ there are, stay in regions of equal rank, which never wait for each other. Where
 only a region that nothing else is waiting for. Finished regions are sealed, and a task that was held back and stayed alone
 becomes a region of one, so that a second run finds nothing to do.
 
-Legality (`region.barrier`), choice (`partition`) and rewriting (`region.group`) are three functions. All is linear in tasks and edges.
+Legality (`region.barrier`), choice (`partition`) and rewriting (`region.group`) are three functions; all is linear in tasks
+and edges.
 """
 
 from __future__ import annotations
@@ -30,9 +31,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from dask.task_spec import GraphNode, Task
+from dask.task_spec import Task
 
 from graphopt.graph import is_constant, toposort
 from graphopt.region import Region, barrier, group, is_pick
@@ -189,12 +189,12 @@ class _Partitioner:
         self.held.update(self.region[task] for task in held)
 
     def _found(self, task: int) -> list[int]:
-        """List the regions that a task reads, each once."""
+        """List the regions that a task reads, each once; in the order of their numbers, whatever the keys hash to."""
         region, find = self.region, self.find
         inputs = self.inputs[task]
         if len(inputs) == 1:
             return [find(region[inputs[0]])]
-        return list(dict.fromkeys([find(region[dep]) for dep in inputs]))
+        return sorted({find(region[dep]) for dep in inputs})
 
     def _candidates(self, task: int) -> list[int]:
         """List the regions that this task would make one by joining them; none if it has to start its own."""
@@ -244,26 +244,26 @@ class _Partitioner:
                 r = up
             return r
 
-        lost: dict[int, Counter[int]] = {}
+        census: dict[int, Counter[int]] = {}  # as it would be at the depths where regions are united
+        reach: dict[int, set[int]] = {}  # the depths that united regions would have
         for regions in wanted:
             if len(regions) > 1:
-                head, *others = sorted(dict.fromkeys(map(root, regions)), key=lambda r: -self.rank[r])
+                head, *others = sorted(set(map(root, regions)), key=self._head, reverse=True)
+                here = reach.setdefault(head, set(self.depths[head]))
                 for other in others:
                     united[other] = head
-                    for depth in self.depths[other]:
-                        # A region fewer of this rank. The head may be new at this depth, with a rank of its own; not
-                        # counting that only makes the test stricter.
-                        lost.setdefault(depth, Counter())[self.rank[other]] += 1
+                    for depth in reach.get(other, self.depths[other]):
+                        counts = census.setdefault(depth, Counter(self.census[depth]))
+                        counts[self.rank[other]] -= 1
+                        counts[self.rank[head]] += depth not in here
+                        here.add(depth)
         joined = {root(regions[0]) if united else regions[0] for regions in wanted if regions}
         ranks = Counter([self.rank[r] for r in joined])
         alone = [task for task, regions in zip(level, wanted, strict=True) if not regions]
         ranks.update([1 + max([self.rank[r] for r in self._found(task)], default=-1) for task in alone])
         if max(*ranks.values(), len(alone), 0) < min(self.parallelism, len(level)):
             return False
-        return all(
-            max((self.census[depth] - counts).values(), default=0) >= min(self.parallelism, len(self.levels[depth]))
-            for depth, counts in lost.items()
-        )
+        return all(max(counts.values()) >= min(self.parallelism, len(self.levels[depth])) for depth, counts in census.items())
 
     def _edges(self, task: int, region: int) -> int:
         """Count the edges from a region to a task."""
@@ -293,7 +293,7 @@ class _Partitioner:
 
     def _unite(self, regions: list[int]) -> int:
         regions = list(dict.fromkeys(map(self.find, regions)))
-        head = max(regions, key=lambda r: (self.rank[r], len(self.depths[r])))
+        head = max(regions, key=self._head)
         here = set(self.depths[head])
         for other in regions:
             if other == head:
@@ -308,6 +308,10 @@ class _Partitioner:
                 here.add(depth)
         self.depths[head] = sorted(here)
         return head
+
+    def _head(self, region: int) -> tuple[int, int, int]:
+        """Compare regions by this: the greatest of those that are united gives the others its number and rank."""
+        return self.rank[region], len(self.depths[region]), -region
 
     def _refuse(self, task: int, why: str) -> None:
         self.refusals.append(Refusal(self.key[task], NAME, why))

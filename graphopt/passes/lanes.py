@@ -154,9 +154,7 @@ class _View:
         return out
 
 
-def _batches(
-    view: _View, keep: int, known: dict[int, int], max_bytes: int, refused: list[Refusal]
-) -> list[list[Key]]:
+def _batches(view: _View, keep: int, known: dict[int, int], max_bytes: int, refused: list[Refusal]) -> list[list[Key]]:
     """Choose lanes to batch with their readers, rank by rank: all that are legal at a rank, if enough remain, or none."""
     by_rank: dict[int, list[list[Key]]] = {}
     for found, readers in view.siblings():

@@ -61,7 +61,8 @@ def _rewriter(func: Any) -> Callable[[Task], Task] | None:
     """Return what to do with a task that calls this function, or None to leave it."""
     lowered = _lean(func)
     if type(lowered) is functools.partial:
-        head, args, kwargs = _lean(lowered.func), lowered.args, lowered.keywords
+        partial: functools.partial[Any] = lowered
+        head, args, kwargs = _lean(partial.func), partial.args, partial.keywords
         return lambda t: _task(t, head, (*args, *t.args), {**kwargs, **t.kwargs})
     if lowered is not func:
         return lambda t: _task(t, lowered, t.args, t.kwargs)
@@ -80,8 +81,9 @@ def _lean(func: Any) -> Any:
     if type(func) is Compose and len(func.funcs) == 1:
         join = func.first
         if type(join) is functools.partial and join.func is _concatenate2 and join.keywords.keys() == {"axes"}:
-            reduce, options = _lean(func.funcs[0]), {}
-            if type(reduce) is functools.partial and not reduce.args and "axes" not in reduce.keywords:
+            reduce: Any = _lean(func.funcs[0])
+            options: dict[str, Any] = {}
+            if isinstance(reduce, functools.partial) and not reduce.args and "axes" not in reduce.keywords:
                 reduce, options = reduce.func, reduce.keywords
             return functools.partial(lean.reduce_blocks, reduce, axes=join.keywords["axes"], **options)
     return func
