@@ -6,8 +6,9 @@
     python bench/conformance.py dask.bag dask.tests.test_delayed
 
 The tests ship inside the installed dask. With graphopt they run under ``Policy(strict=True)``, where an error of the
-optimiser is an error and not a warning. A test that fails with graphopt and passes without is run again both ways before it
-is reported: it counts as failing if it fails once more with graphopt and never without, and is listed as unsteady otherwise.
+optimiser is an error and not a warning. A test that fails with graphopt and passes without is run again both ways
+before it is reported: it counts as failing if it fails once more with graphopt and never without; otherwise it is listed
+as unsteady.
 
 Exit status: 0 nothing fails with graphopt only; 1 something does; 2 the tests could not be run.
 """

@@ -2,8 +2,8 @@
 
 Loaded by ``conformance.py`` with ``-p conformance_plugin``. It adds three options:
 
-``--graphopt``      every test runs inside ``graphopt.optimized(policy=Policy(strict=True))``: what would be a warning and
-                    dask's own graph is an error here
+``--graphopt``      every test runs inside ``graphopt.optimized(policy=Policy(strict=True))``; what would be a warning and
+                    the unoptimised graph is an error here
 ``--part K/N``      run the K-th of N fixed parts
 ``--record FILE``   append one line of JSON for each phase of each test, as it ends
 

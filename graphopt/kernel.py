@@ -15,11 +15,11 @@ from types import CodeType
 from typing import Any, cast
 
 import numpy as np
-from dask.task_spec import DataNode, GraphNode, Task, TaskRef
+from dask.task_spec import Alias, DataNode, GraphNode, Task, TaskRef
 from dask.utils import key_split
 
 from graphopt.functions import is_simple, token
-from graphopt.graph import dependencies
+from graphopt.graph import dependencies, toposort
 from graphopt.program import ITEM, Program, Tracer
 from graphopt.region import Region, barrier, first_output, is_pick
 from graphopt.source import bindable, write
@@ -190,20 +190,32 @@ class _Shape:
         return out
 
 
-def generate(graph: Graph, keys: Collection[Key]) -> Graph:
+def generate(
+    graph: Graph, keys: Collection[Key], *, before: Graph | None = None, origins: dict[Key, Key] | None = None
+) -> Graph:
     """Turn the regions of a graph into fused tasks; the same object if there is nothing to turn.
 
     Small data that is in the graph becomes an argument of the tasks that read it. (Under a key of its own it would make
     them "rootish" for the distributed scheduler, which then ignores where their other inputs are.)
 
-    The result of a fused task that was not asked for gets a new key: a key must never change its task.
+    The result of a fused task that was not asked for gets a new key: a key must never change its task. So does every
+    other task that now reads other keys, because a cluster may know the task as it was.
+
+    Parameters
+    ----------
+    graph, keys
+        The graph and what is asked for.
+    before
+        The graph before the passes: what each task read there.
+    origins
+        Where given, filled with the keys that plain tasks had, by the new keys they got.
     """
-    return _Generator(graph, keys).run()
+    return _Generator(graph, keys, before or {}, {} if origins is None else origins).run()
 
 
 class _Generator:
-    def __init__(self, graph: Graph, keys: Collection[Key]) -> None:
-        self.graph, self.keys = graph, set(keys)
+    def __init__(self, graph: Graph, keys: Collection[Key], before: Graph, origins: dict[Key, Key]) -> None:
+        self.graph, self.keys, self.before, self.origins = graph, set(keys), before, origins
         self.shapes: dict[Hashable, _Shape] = {}
         self.constants = {
             key: node.value
@@ -222,11 +234,12 @@ class _Generator:
             if region is not None:
                 tracer = self._trace(region)
                 traced[key] = (self._shape(tracer, region), tracer, region)
-        if not traced:
-            return self.graph
         for shape in list(self.shapes.values()):
             self._write(shape)
         renamed: Substitutions = {key: self._new_key(key, *rest) for key, rest in traced.items() if key not in self.keys}
+        self._rename_readers(traced, renamed)
+        if not traced and not renamed:
+            return self.graph
         out: dict[Key, Node] = {}
         for key, node in self.graph.items():
             if key in traced:
@@ -235,11 +248,15 @@ class _Generator:
                 continue
             if isinstance(node, Region):  # of one plain task, which runs as well without a kernel
                 node = node.members[0]
-            if isinstance(node, GraphNode) and not dependencies(node).isdisjoint(renamed):
+            if key in renamed:
+                new = cast("Key", renamed[key])
+                out[new] = node.substitute(renamed, key=new)  # type: ignore[union-attr]  # futures keep their keys
+                self.origins[new] = key
+            elif isinstance(node, GraphNode) and not dependencies(node).isdisjoint(renamed):
                 out[key] = node.substitute(renamed)
             else:
                 out[key] = node
-        return self._drop_unread(out)
+        return self._drop_unread(out, renamed)
 
     def _region(self, key: Key, node: Node) -> Region | None:
         """Return the region to turn into a kernel, if this node is one, or is a task that gains from becoming one."""
@@ -305,12 +322,30 @@ class _Generator:
         many = "" if len(region.outputs) == 1 else repr(region.outputs[1:])
         if isinstance(out, tuple) and out and isinstance(out[0], str):
             names = tuple([k[0] if isinstance(k, tuple) and k else k for k in tracer.inputs])
-            others = tuple([k[0] if isinstance(k, tuple) and k else k for k in region.outputs])
-            what = (kernel.source, out[0], names, others)
+            what = (kernel.source, out[0], names)
             if what not in self.digests:
                 self.digests[what] = _digest(*map(repr, what))
-            return (f"{kernel.name}-{self.digests[what]}", *out[1:])
+            digest = self.digests[what]
+            if many:  # which other results come along is not settled by the first one's key
+                digest = _digest(digest, many)
+            return (f"{kernel.name}-{digest}", *out[1:])
         return f"{kernel.name}-{_digest(kernel.source, repr(out), many, repr(tuple(tracer.inputs)))}"
+
+    def _rename_readers(self, traced: Collection[Key], renamed: Substitutions) -> None:
+        """Add new keys for the plain tasks, and the aliases, that read other keys than they did."""
+        for key in toposort(self.graph):
+            node = self.graph[key]
+            if key in traced or key in self.keys or type(node) not in (Task, Alias, Region):
+                continue  # a task of any other type may be known by its key, as the barrier of a shuffle is
+            reads = dependencies(node)
+            old = self.before.get(key)
+            if not reads.isdisjoint(renamed) or (old is not None and dependencies(old) != reads):
+                inputs = {renamed.get(dep, dep) for dep in reads}
+                names = sorted({repr(dep[0] if isinstance(dep, tuple) and dep else dep) for dep in inputs})
+                if isinstance(key, tuple) and key and isinstance(key[0], str):
+                    renamed[key] = (f"{key_split(key)}-{_digest(key[0], *names)}", *key[1:])
+                else:
+                    renamed[key] = f"{key_split(key)}-{_digest(repr(key), *names)}"
 
     def _fuse(self, key: Key, shape: _Shape, tracer: Tracer, region: Region, renamed: Mapping[Key, Any]) -> Fused:
         assert shape.kernel is not None
@@ -319,9 +354,10 @@ class _Generator:
         producer = not refs and any(getattr(member, "data_producer", False) for member in region.members)
         return Fused(key, shape.kernel, *refs, *literals, _data_producer=producer, labels=tuple(tracer.labels))
 
-    def _drop_unread(self, out: dict[Key, Node]) -> Graph:
+    def _drop_unread(self, out: dict[Key, Node], renamed: Substitutions) -> Graph:
         """Drop picks and small data that only fused tasks had read."""
-        maybe = [key for key in (*self.picks, *self.constants) if key in out and key not in self.keys]
+        picks = [cast("Key", renamed.get(key, key)) for key in self.picks]
+        maybe = [key for key in (*picks, *self.constants) if key in out and key not in self.keys]
         if maybe:
             read: set[Key] = set()
             for node in out.values():

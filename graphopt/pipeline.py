@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from dask.task_spec import TaskRef
+from dask.task_spec import GraphNode, TaskRef
 
 from graphopt.functions import token
-from graphopt.graph import check_graph, dependencies, flatten_keys, is_constant, read
+from graphopt.graph import check_graph, dependencies, flatten_keys, is_constant, read, toposort
+from graphopt.held import held
 from graphopt.kernel import Fused, Kernel, generate
 from graphopt.passes.aliases import aliases
 from graphopt.passes.common import common
@@ -202,13 +204,26 @@ def _no_garbage() -> Iterator[None]:
             gc.enable()
 
 
-def _run(nodes: dict[Key, Node], notes: Mapping[Key, dict[str, Any]], keys: list[Key], policy: Policy) -> Any:
+def _run(
+    nodes: dict[Key, Node],
+    notes: Mapping[Key, dict[str, Any]],
+    keys: list[Key],
+    policy: Policy,
+    known: Collection[Key] = (),
+    tasks: Mapping[Key, GraphNode] | None = None,
+) -> Any:
+    """Optimise a graph, but for the ``known`` keys: those are futures to the passes, and ``tasks`` is put there after."""
+    if known:
+        nodes = {key: TaskRef(key) if key in known else node for key, node in nodes.items()}
     classes, kinds = _classes(notes)
+    origins: dict[Key, Key] = {}
     with _no_garbage():
-        made = generate(_passes(nodes, keys, policy.resolve(), classes), keys)
+        made = generate(_passes(nodes, keys, policy.resolve(), classes), keys, before=nodes, origins=origins)
+    if known:
+        made = cull({**made, **(tasks or {})}, keys)
     if not notes:
         return made
-    return _with_notes(made, {key: kinds[kind] for key, kind in _kinds_after(made, classes).items() if kind})
+    return _with_notes(made, {key: kinds[kind] for key, kind in _kinds_after(made, classes, origins).items() if kind})
 
 
 def _passes(
@@ -253,11 +268,11 @@ def _classes(notes: Mapping[Key, dict[str, Any]]) -> tuple[dict[Key, int], dict[
     return classes, kinds
 
 
-def _kinds_after(made: Graph, classes: Mapping[Key, int]) -> dict[Key, int]:
+def _kinds_after(made: Graph, classes: Mapping[Key, int], origins: Mapping[Key, Key]) -> dict[Key, int]:
     """Say which annotation class each task of the generated graph has: that of the tasks it was made of."""
     out: dict[Key, int] = {}
     for key, node in made.items():
-        first: Any = node.labels[0] if isinstance(node, Fused) else key
+        first: Any = node.labels[0] if isinstance(node, Fused) else origins.get(key, key)
         while isinstance(first, list):  # a lane of a batch
             first = first[0]
         out[key] = classes.get(first, 0)
@@ -265,26 +280,32 @@ def _kinds_after(made: Graph, classes: Mapping[Key, int]) -> dict[Key, int]:
 
 
 def _with_notes(graph: Graph, notes: Mapping[Key, dict[str, Any]]) -> Any:
-    """Put annotations back, as dask wants them: a layer of a high-level graph for each."""
+    """Put annotations back, as dask wants them: layers of a high-level graph, each with one set of annotations.
+
+    A layer holds tasks of one kind and one stage: how many times the kind changed on the way to them. By kind alone layers
+    could read each other in a circle, which no reader of high-level graphs is prepared for.
+    """
     if not notes:
         return graph
     from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
     classes, kinds = _classes(notes)
-    layers: dict[int, dict[Key, Node]] = {}
-    home: dict[Key, int] = {}
-    for key, node in graph.items():
-        kind = home[key] = classes.get(key, 0)
-        layers.setdefault(kind, {})[key] = node
-    names = {kind: f"graphopt-{kind}-{id(graph)}" for kind in layers}
-    depends: dict[str, set[str]] = {name: set() for name in names.values()}
-    for key, node in graph.items():
-        for dep in dependencies(node):
-            if dep in home and home[dep] != home[key]:
-                depends[names[home[key]]].add(names[home[dep]])
-    return HighLevelGraph(
-        {names[kind]: MaterializedLayer(layer, annotations=kinds[kind] or None) for kind, layer in layers.items()}, depends
-    )
+    prefix = f"graphopt-{uuid.uuid4().hex}"  # dask merges layers of equal name
+    home: dict[Key, tuple[int, int]] = {}
+    nodes: dict[tuple[int, int], dict[Key, Node]] = {}
+    depends: dict[tuple[int, int], set[tuple[int, int]]] = {}
+    for key in toposort(graph):
+        kind = classes.get(key, 0)
+        below = {home[dep] for dep in dependencies(graph[key]) if dep in home}
+        mine = home[key] = (max([stage + (other != kind) for stage, other in below], default=0), kind)
+        nodes.setdefault(mine, {})[key] = graph[key]
+        depends.setdefault(mine, set()).update(below - {mine})
+    layers = {}
+    for (stage, kind), layer in nodes.items():
+        made = layers[f"{prefix}-{stage}-{kind}"] = MaterializedLayer(layer)
+        made.annotations = kinds[kind] or None  # given to its __init__, none would mean those of the caller's context
+    names = {mine: f"{prefix}-{mine[0]}-{mine[1]}" for mine in nodes}
+    return HighLevelGraph(layers, {names[mine]: {names[dep] for dep in deps} for mine, deps in depends.items()})
 
 
 # -- plugging into dask ------------------------------------------------------------------------------------------------
@@ -304,7 +325,7 @@ class Optimizer:
         def work() -> Any:
             nodes, notes = read(dsk, wanted)
             check_graph(nodes, complete=False)
-            return _run(nodes, notes, wanted, policy)
+            return _run(nodes, notes, wanted, policy, *held(nodes, wanted))
 
         return _guarded(work, policy, lambda: dsk)
 

@@ -147,6 +147,8 @@ def barrier(node: Node) -> str | None:
 
 
 def _is_coroutine(func: Callable[..., Any]) -> bool:
+    if getattr(func, "__tornado_coroutine__", False):  # the older way to write one, which distributed runs as well
+        return True
     try:
         return _is_coroutine_cached(func)
     except TypeError:  # not hashable

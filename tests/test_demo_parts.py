@@ -92,9 +92,7 @@ def test_tasks_are_counted_alike_by_schedulers_and_in_graphs(problem: Problem) -
     evaluate = race.evaluators(problem, problem.chunks())
     with dask.config.set(scheduler="sync"):
         counts = {run: race.count_tasks(problem, beta, evaluate[run], local=True) for run in (race.DASK, race.GRAPHOPT)}
-        graphs = {
-            run: race.count_tasks(problem, beta, evaluate[run], local=False) for run in (race.DASK, race.GRAPHOPT)
-        }
+        graphs = {run: race.count_tasks(problem, beta, evaluate[run], local=False) for run in (race.DASK, race.GRAPHOPT)}
     assert counts == graphs
     assert counts[race.GRAPHOPT] < counts[race.DASK] < race.graph_tasks(problem, beta)
 

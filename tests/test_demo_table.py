@@ -88,7 +88,7 @@ def test_coefficients_are_scikit_learns(tmp_path: Path) -> None:
 
     frame = people()
     path, report = write(frame, tmp_path / "people.csv"), tmp_path / "report.json"
-    options = ["--iterations", "150", "--l2", "5", "--chunks", "3", "--scheduler", "sync", "--no-plot", "--quiet"]
+    options = ["--iterations", "110", "--l2", "5", "--chunks", "3", "--scheduler", "sync", "--no-plot", "--quiet"]
     assert main(["demo", "--data", path, "--target", "bought", *options, "--json", str(report)]) == 0
     X, y, names = encoded(frame, "bought", "yes")
     model = LogisticRegression(C=1 / 5, tol=1e-10, solver="newton-cholesky").fit(X[:, :-1], y)
@@ -179,15 +179,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_text_far_down_in_a_column_of_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """dask takes the types of a CSV from its first lines; what contradicts them must not end in a page of advice."""
+    """The types of a CSV are taken from its first lines; what contradicts them must not end in a page of advice."""
     frame = people().astype({"height": object})
     frame.loc[ROWS - 1, "height"] = "tall"
     path = write(frame, tmp_path / "t.csv")
     from dask.dataframe import read_csv
 
     monkeypatch.setattr("dask.dataframe.read_csv", lambda path, **options: read_csv(path, sample=2000, **options))
-    with pytest.raises(
-        CommandError, match=r"text among the numbers of column height; clean it or use --drop"
-    ) as caught:
+    with pytest.raises(CommandError, match=r"text among the numbers of column height; clean it or use --drop") as caught:
         load(path, "bought", [], 2, 0.0)
     assert "\n" not in str(caught.value)

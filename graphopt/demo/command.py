@@ -41,9 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--target", metavar="COLUMN", help="the two-valued column to predict (with --data)")
     data.add_argument("--drop", metavar="COLUMN", action="append", default=[], help="leave a column out; repeatable")
     data.add_argument("--rows", type=_positive, metavar="N", help="rows to generate (default 1000000)")
-    data.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the generated data (default %(default)s)"
-    )
+    data.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the generated data (default %(default)s)")
     data.add_argument(
         "--no-check", action="store_true", help="skip the check against scikit-learn that precedes generated data"
     )

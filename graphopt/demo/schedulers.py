@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 import dask
 from threadpoolctl import threadpool_limits
 
-from graphopt.report.errors import CommandError, import_extra
+from graphopt.report.errors import CommandError
 
 __all__ = ["SCHEDULERS", "running"]
 
@@ -69,7 +69,8 @@ def _environment(name: str, default: str) -> Iterator[None]:
 
 @contextmanager
 def _distributed(workers: int | None) -> Iterator[str]:
-    distributed = import_extra("distributed", "distributed")
+    import distributed  # not above: only this scheduler needs it, and it takes half a second to import
+
     workers = workers or PROCESSES
     with (
         distributed.LocalCluster(

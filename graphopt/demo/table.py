@@ -53,10 +53,10 @@ def _read(path: str) -> Any:
     reader = READERS.get(Path(path).suffix.lower())
     if reader is None:
         raise CommandError(f"cannot tell what {path} holds: its name should end in {', '.join(READERS)}")
-    import_extra("pandas", "data")
+    import_extra("pandas", "demo")
     if reader == "read_parquet":
-        import_extra("pyarrow", "data")
-    frames = import_extra("dask.dataframe", "data")
+        import_extra("pyarrow", "demo")
+    frames = import_extra("dask.dataframe", "demo")
     # a CSV column of whole numbers may have gaps further down than the sample that dask takes the types from
     options = {"assume_missing": True} if reader == "read_csv" else {}
     try:
@@ -174,9 +174,7 @@ def _check(facts: Facts, target: str) -> None:
         if str(column) == target:
             if len(values) != 2:
                 shown = ", ".join(map(_show, values[:8])) + (", ..." if len(values) > 8 else "")
-                raise CommandError(
-                    f"the target {target!r} must have exactly two values, but has {len(values)}: {shown}"
-                )
+                raise CommandError(f"the target {target!r} must have exactly two values, but has {len(values)}: {shown}")
         elif len(values) > MAX_CATEGORIES:
             raise CommandError(
                 f"text column {column!r} has {len(values)} different values, the limit is {MAX_CATEGORIES}: "
@@ -207,9 +205,7 @@ def _encode(
     negative, positive = facts.values[target_column]
     scaled = [column for column, (_, std) in scales.items() if std > 0]
     constant = [column for column in scales if column not in scaled]
-    indicators = [
-        (column, value) for column, values in facts.values.items() if column != target_column for value in values[1:]
-    ]
+    indicators = [(column, value) for column, values in facts.values.items() if column != target_column for value in values[1:]]
     constant += [column for column, values in facts.values.items() if column != target_column and len(values) < 2]
     features = (*map(str, scaled), *(f"{column}={_show(value)}" for column, value in indicators), INTERCEPT)
     if len(features) == 1:

@@ -60,7 +60,7 @@ def aliases(graph: Graph, keys: Collection[Key], *, classes: Mapping[Key, int] |
                 out[key] = Alias(key, taken.get(ends[key], ends[key]))
         elif isinstance(node, GraphNode):
             node = node if dependencies(node).isdisjoint(subs) else node.substitute(subs)
-            new = taken.get(key) or key
+            new: Any = taken.get(key, key)
             out[new] = node if new == key else node.substitute({}, key=new)
         else:
             out[key] = node

@@ -19,8 +19,11 @@ must be able to run again on its own.
 
 What stops it is the policy. Tasks at equal depth could run at once. At every depth at least ``parallelism`` of them, or all
 there are, stay in regions of equal rank, which never wait for each other. Where a depth cannot afford more, a task joins
-only a region that nothing else is waiting for. Finished regions are sealed, and a task that was held back and stayed alone
-becomes a region of one, so that a second run finds nothing to do.
+only a region that nothing else is waiting for: that keeps all its tasks apart, though at different ranks, and so its
+regions are united afterwards only with regions that read nothing and that nothing else reads.
+
+Finished regions are sealed, and where anything was fused, a task that stayed alone becomes a region of one, so that a second
+run finds nothing to do.
 
 Legality (`region.barrier`), choice (`partition`) and rewriting (`region.group`) are three functions; all is linear in tasks
 and edges.
@@ -111,12 +114,13 @@ class _Partitioner:
         self.rank: list[int] = []
         self.sealed: set[int] = set()  # regions of a barrier: nothing may join
         self.open: list[int] = []  # edges from the region to tasks outside it
-        self.depths: list[list[int]] = []  # the depths at which the region has tasks, each once
+        self.depths: list[set[int]] = []  # the depths at which the region has tasks
         self.bytes: list[int] = []
         self.annotation: list[int] = []
-        self.held: set[int] = set()  # started because the policy held their first task back
-        # Of each depth: how many regions of each rank have tasks there.
+        self.mixed: set[int] = set()  # regions with a task at a mixed depth
+        # Of each depth: how many regions of each rank have tasks there; and those where the ranks do not tell who waits.
         self.census: list[Counter[int]] = []
+        self.mixed_depths: set[int] = set()
         self.refusals: list[Refusal] = []
         self._number(set(keys))
 
@@ -160,7 +164,10 @@ class _Partitioner:
         for level in self.levels:
             for task in level:
                 members.setdefault(find(region[task]), []).append(key[task])
-        regions = tuple(tuple(keys) for region, keys in members.items() if len(keys) > 1 or region in self.held)
+        if len(members) == len(key):
+            return Partition((), tuple(self.refusals))
+        barred = {key[task] for task in self.barrier}
+        regions = tuple(tuple(keys) for keys in members.values() if len(keys) > 1 or keys[0] not in barred)
         return Partition(regions, tuple(self.refusals))
 
     def find(self, region: int) -> int:
@@ -175,18 +182,24 @@ class _Partitioner:
     def _level(self, at: int, level: list[int]) -> None:
         """Place the tasks of one depth: all by the rule if enough regions remain apart, else only where it is free."""
         wanted: list[list[int]] = [self._candidates(task) if self.inputs[task] else [] for task in level]
-        held: list[int] = []
-        if any(wanted) and not self._affordable(level, wanted):
+        mixed = any(wanted) and not self._affordable(level, wanted)
+        if mixed:
             for place, (task, regions) in enumerate(zip(level, wanted, strict=True)):
-                if regions and not (len(regions) == 1 and self.open[regions[0]] == self._edges(task, regions[0])):
+                if regions and not (len(regions) == 1 and self._is_free(task, regions[0])):
                     wanted[place] = []
-                    held.append(task)
-                    self._refuse(task, f"fewer than {self.parallelism} independent regions would remain beside it")
-        touched: dict[int, None] = {}
-        for task, regions in zip(level, wanted, strict=True):
-            touched[self._place(at, task, regions)] = None
-        self.census.append(Counter([self.rank[r] for r in {self.find(r) for r in touched}]))
-        self.held.update(self.region[task] for task in held)
+                    self._refuse(task, self._too_few())
+        rank = self._new_rank(level, wanted)
+        touched = {self._place(at, task, regions, rank) for task, regions in zip(level, wanted, strict=True)}
+        touched = {self.find(r) for r in touched}
+        self.census.append(Counter([self.rank[r] for r in touched]))
+        if mixed:
+            self.mixed |= touched
+            self.mixed_depths.add(at)
+
+    def _new_rank(self, level: list[int], wanted: list[list[int]]) -> int:
+        """Return the rank of the regions that start at a depth: one for all, above all that any of them reads."""
+        read = {self.find(self.region[dep]) for task, r in zip(level, wanted, strict=True) if not r for dep in self.inputs[task]}
+        return 1 + max([self.rank[r] for r in read], default=-1)
 
     def _found(self, task: int) -> list[int]:
         """List the regions that a task reads, each once; in the order of their numbers, whatever the keys hash to."""
@@ -215,11 +228,16 @@ class _Partitioner:
     def _unions(self, task: int, found: list[int]) -> list[int]:
         """Return the regions that a task would unite, or none if it may not."""
         top = max([self.rank[r] for r in found])
-        if any(self.rank[r] != top and (self.rank[r] or self.open[r] != self._edges(task, r)) for r in found):
+        if any(self.rank[r] != top and (self.rank[r] or not self._is_free(task, r)) for r in found):
             self._refuse(task, "its inputs become ready at different times, in different regions")
             return []
         if self._siblings(task):
             return []
+        if not self.mixed.isdisjoint(found):
+            others = [r for r in found if r not in self.mixed]
+            if len(others) < len(found) - 1 or any(self.rank[r] or not self._is_free(task, r) for r in others):
+                self._refuse(task, self._too_few())
+                return []
         if sum([self.bytes[r] for r in found]) > self.max_bytes:
             self._refuse(task, f"its inputs would bring more than {self.max_bytes} bytes into one region")
             return []
@@ -244,57 +262,62 @@ class _Partitioner:
                 r = up
             return r
 
-        census: dict[int, Counter[int]] = {}  # as it would be at the depths where regions are united
-        reach: dict[int, set[int]] = {}  # the depths that united regions would have
+        census: dict[int, Counter[int]] = {}  # as it would be, at the depths of the regions that lose their number
+        gained: dict[int, set[int]] = {}  # the depths that united regions gain
         for regions in wanted:
             if len(regions) > 1:
                 head, *others = sorted(set(map(root, regions)), key=self._head, reverse=True)
-                here = reach.setdefault(head, set(self.depths[head]))
+                new = gained.setdefault(head, set())
                 for other in others:
                     united[other] = head
-                    for depth in reach.get(other, self.depths[other]):
-                        counts = census.setdefault(depth, Counter(self.census[depth]))
+                    for depth in self.depths[other] | gained.get(other, set()):
+                        counts = census.setdefault(depth, self.census[depth].copy())
                         counts[self.rank[other]] -= 1
-                        counts[self.rank[head]] += depth not in here
-                        here.add(depth)
+                        if depth not in self.depths[head] and depth not in new:
+                            counts[self.rank[head]] += 1
+                            new.add(depth)
         joined = {root(regions[0]) if united else regions[0] for regions in wanted if regions}
         ranks = Counter([self.rank[r] for r in joined])
-        alone = [task for task, regions in zip(level, wanted, strict=True) if not regions]
-        ranks.update([1 + max([self.rank[r] for r in self._found(task)], default=-1) for task in alone])
-        if max(*ranks.values(), len(alone), 0) < min(self.parallelism, len(level)):
+        ranks[self._new_rank(level, wanted)] += sum(not regions for regions in wanted)
+        if max(ranks.values()) < min(self.parallelism, len(level)):
             return False
-        return all(max(counts.values()) >= min(self.parallelism, len(self.levels[depth])) for depth, counts in census.items())
+        return all(
+            depth in self.mixed_depths or max(counts.values()) >= min(self.parallelism, len(self.levels[depth]))
+            for depth, counts in census.items()
+        )
+
+    def _is_free(self, task: int, region: int) -> bool:
+        """Say whether nothing but this task waits for a region."""
+        return self.open[region] == self._edges(task, region)
 
     def _edges(self, task: int, region: int) -> int:
         """Count the edges from a region to a task."""
         inputs = self.inputs[task]
         return 1 if len(inputs) == 1 else sum([self.find(self.region[dep]) == region for dep in inputs])
 
-    def _place(self, at: int, task: int, regions: list[int]) -> int:
-        """Put a task into the regions that it unites, or into one of its own; return which."""
+    def _place(self, at: int, task: int, regions: list[int], rank: int) -> int:
+        """Put a task into the regions that it unites, or into one of its own of this rank; return which."""
         if regions:
             r = self._unite(regions) if len(regions) > 1 else self.find(regions[0])
             self.region[task] = r
             self.open[r] += self.readers[task] - self._edges(task, r)
-            if self.depths[r][-1] != at:
-                self.depths[r].append(at)
+            self.depths[r].add(at)
             return r
         r = self.region[task] = len(self.parent)
-        found = self._found(task) if self.inputs[task] else []
         self.parent.append(r)
-        self.rank.append(1 + max([self.rank[q] for q in found], default=-1))
+        self.rank.append(rank)
         if task in self.barrier:
             self.sealed.add(r)
         self.open.append(self.readers[task])
-        self.depths.append([at])
-        self.bytes.append(0 if found else brought_bytes(self.graph[self.key[task]], self.graph))
+        self.depths.append({at})
+        self.bytes.append(0 if self.inputs[task] else brought_bytes(self.graph[self.key[task]], self.graph))
         self.annotation.append(self.classes.get(self.key[task], 0) if self.classes else 0)
         return r
 
     def _unite(self, regions: list[int]) -> int:
         regions = list(dict.fromkeys(map(self.find, regions)))
         head = max(regions, key=self._head)
-        here = set(self.depths[head])
+        here = self.depths[head]  # most of the depths: merging the smaller sets keeps this linear, but for a logarithm
         for other in regions:
             if other == head:
                 continue
@@ -306,12 +329,16 @@ class _Partitioner:
                     self.census[depth][self.rank[other]] -= 1
                     self.census[depth][self.rank[head]] += depth not in here
                 here.add(depth)
-        self.depths[head] = sorted(here)
+            if other in self.mixed:
+                self.mixed.add(head)
         return head
 
     def _head(self, region: int) -> tuple[int, int, int]:
         """Compare regions by this: the greatest of those that are united gives the others its number and rank."""
         return self.rank[region], len(self.depths[region]), -region
+
+    def _too_few(self) -> str:
+        return f"fewer than {self.parallelism} independent regions would remain beside it"
 
     def _refuse(self, task: int, why: str) -> None:
         self.refusals.append(Refusal(self.key[task], NAME, why))

@@ -1,0 +1,65 @@
+# Everything one does with the project. Each target sets up what it needs: on a fresh machine with Python 3.10+ and pip,
+# `make demo` or `make test` is all there is to type. ARGS= is handed on to the program behind a target.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+DOCS_INSTALLED := $(VENV)/.installed-docs
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow bench conformance docs lint format clean distclean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | column -t -s '|'
+
+install: $(INSTALLED) ## make the environment in .venv and install into it
+
+# Made once, and again when the dependencies change. The stamp is written last: an installation cut short is resumed.
+# Some systems ship Python without ensurepip; there, the pip we came with installs itself into the environment.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "graphopt needs Python 3.10 or later: make PYTHON=/path/to/python"; exit 1; }
+	@test -x $(BIN) || $(PYTHON) -m venv $(VENV) \
+		|| { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN) install pip; }
+	$(BIN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(BIN) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+demo: $(INSTALLED) ## run the main job (ARGS="--help" lists its options)
+	$(BIN) -m graphopt demo $(ARGS)
+
+test: $(INSTALLED) ## run the tests, at most 8 minutes on 2 cores
+	$(BIN) -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(INSTALLED) ## run the tests that take long
+	$(BIN) -m pytest -m slow $(ARGS) || test $$? -eq 5 # 5: there are none
+
+bench: $(INSTALLED) ## run the benchmarks
+	$(BIN) -m pytest bench --benchmark-only $(ARGS)
+
+conformance: $(INSTALLED) ## run dask's own array tests with graphopt, and list what fails only then
+	$(BIN) bench/conformance.py $(ARGS)
+
+docs: $(DOCS_INSTALLED) ## build the documentation into docs/_build/html
+	$(BIN) -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+lint: $(INSTALLED) ## check style and types
+	$(BIN) -m ruff check .
+	$(BIN) -m ruff format --check .
+	$(BIN) -m mypy
+
+format: $(INSTALLED) ## put the style right where that can be done automatically
+	$(BIN) -m ruff check --fix .
+	$(BIN) -m ruff format .
+
+clean: ## remove caches and everything that was built
+	rm -rf build dist docs/_build .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment too
+	rm -rf $(VENV)
