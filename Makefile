@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin/python
+VENV_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.installed-docs
 
@@ -11,7 +11,7 @@ DOCS_INSTALLED := $(VENV)/.installed-docs
 .PHONY: help install demo test test-slow bench conformance docs lint format clean distclean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## make the environment in .venv and install into it
 
@@ -20,42 +20,42 @@ install: $(INSTALLED) ## make the environment in .venv and install into it
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "graphopt needs Python 3.10 or later: make PYTHON=/path/to/python"; exit 1; }
-	@test -x $(BIN) || $(PYTHON) -m venv $(VENV) \
-		|| { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN) install pip; }
-	$(BIN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(VENV_PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) \
+		|| { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(VENV_PYTHON) install pip; }
+	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 $(DOCS_INSTALLED): $(INSTALLED)
-	$(BIN) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
 demo: $(INSTALLED) ## run the main job (ARGS="--help" lists its options)
-	$(BIN) -m graphopt demo $(ARGS)
+	$(VENV_PYTHON) -m graphopt demo $(ARGS)
 
 test: $(INSTALLED) ## run the tests, at most 8 minutes on 2 cores
-	$(BIN) -m pytest -m "not slow" $(ARGS)
+	$(VENV_PYTHON) -m pytest -m "not slow" $(ARGS)
 
 test-slow: $(INSTALLED) ## run the tests that take long
-	$(BIN) -m pytest -m slow $(ARGS) || test $$? -eq 5 # 5: there are none
+	$(VENV_PYTHON) -m pytest -m slow $(ARGS) || test $$? -eq 5 # 5: there are none
 
 bench: $(INSTALLED) ## run the benchmarks
-	$(BIN) -m pytest bench --benchmark-only $(ARGS)
+	$(VENV_PYTHON) -m pytest bench --benchmark-only $(ARGS)
 
 conformance: $(INSTALLED) ## run dask's own array tests with graphopt, and list what fails only then
-	$(BIN) bench/conformance.py $(ARGS)
+	$(VENV_PYTHON) bench/conformance.py $(ARGS)
 
 docs: $(DOCS_INSTALLED) ## build the documentation into docs/_build/html
-	$(BIN) -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
+	$(VENV_PYTHON) -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 lint: $(INSTALLED) ## check style and types
-	$(BIN) -m ruff check .
-	$(BIN) -m ruff format --check .
-	$(BIN) -m mypy
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
 
 format: $(INSTALLED) ## put the style right where that can be done automatically
-	$(BIN) -m ruff check --fix .
-	$(BIN) -m ruff format .
+	$(VENV_PYTHON) -m ruff check --fix .
+	$(VENV_PYTHON) -m ruff format .
 
 clean: ## remove caches and everything that was built
 	rm -rf build dist docs/_build .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

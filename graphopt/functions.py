@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from toolz.functoolz import Compose
 
-__all__ = ["is_fresh", "is_lock", "is_pure", "is_simple", "token"]
+__all__ = ["bindable", "is_fresh", "is_lock", "is_pure", "is_simple", "token"]
 
 _ATOMS = (str, int, bool, bytes, type(None), complex)
 
@@ -89,6 +89,11 @@ _VIEW_OPERATORS = frozenset({operator.getitem, operator.pos})
 #: Modules of dask whose functions work on chunks and change nothing. Random draws are not here, though they are seeded.
 _PURE_MODULES = frozenset({"dask.array.chunk", "dask.array.numpy_compat", "dask.array.ufunc"})
 _PURE_DASK = frozenset({("dask.array.routines", "_tensordot"), ("dask.array.core", "_concatenate2")})
+
+
+def bindable(value: Any) -> bool:
+    """Say whether a literal that never changes may be bound to a name in the kernel: functions, types and dtypes."""
+    return isinstance(value, (type, np.dtype)) or callable(value)
 
 
 def is_pure(func: Callable[..., Any]) -> bool:

@@ -18,11 +18,11 @@ import numpy as np
 from dask.task_spec import Alias, DataNode, GraphNode, Task, TaskRef
 from dask.utils import key_split
 
-from graphopt.functions import is_simple, token
+from graphopt.functions import bindable, is_simple, token
 from graphopt.graph import dependencies, toposort
 from graphopt.program import ITEM, Program, Tracer
 from graphopt.region import Region, barrier, first_output, is_pick
-from graphopt.source import bindable, write
+from graphopt.source import write
 from graphopt.types import Graph, Key, Node, Substitutions
 
 __all__ = ["Fused", "Kernel", "generate"]
@@ -278,6 +278,8 @@ class _Generator:
         tracer = Tracer(self.constants, self.picks)
         places: dict[Key, tuple[Key, int]] = {}
         for member in region.members:
+            while isinstance(member, Region) and len(member.members) == 1:  # a task that stayed alone for a while
+                member = member.members[0]
             if isinstance(member, Region):
                 inner = self._trace(member)
                 shape = self._shape(inner, member)

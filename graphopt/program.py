@@ -1,11 +1,11 @@
 """Program: what a group of tasks does, apart from the data it does it to.
 
 A program is a list of steps in order. Each step calls a function on inputs, literals and results of earlier steps. Keys and
-values of literals are not part of it, so the same work on 500 chunks is one program with 500 sets of arguments. Programs
-are compared by `Program.signature`; turning one into Python is the business of the kernel floor.
+values of literals are not part of it, so the same work on 500 chunks is one program with 500 sets of arguments. (Literals
+that are known to be the same everywhere are part of it: its constants.) Programs are compared by `Program.signature`; turning one into Python is the business of the kernel floor.
 
 How an argument is written down (a *spec*): ``(VALUE, i)`` the result of step i, ``(INPUT, i)`` the i-th thing that is read,
-``(LITERAL, i)`` the i-th literal, ``(ITEM, spec, i)`` one place of a tuple, ``(LIST | TUPLE | SET | DICT, *specs)`` a
+``(LITERAL, i)`` the i-th literal, ``(CONST, i)`` the i-th constant, ``(ITEM, spec, i)`` one place of a tuple, ``(LIST | TUPLE | SET | DICT, *specs)`` a
 container built anew at each run.
 """
 
@@ -18,11 +18,12 @@ import numpy as np
 from dask.task_spec import Alias, DataNode, GraphNode, List, Task, TaskRef
 from dask.utils import key_split
 
-from graphopt.functions import token
+from graphopt.functions import bindable, is_simple, token
 from graphopt.graph import toposort
 from graphopt.types import Key
 
 __all__ = [
+    "CONST",
     "DICT",
     "INPUT",
     "ITEM",
@@ -39,7 +40,8 @@ __all__ = [
     "program_of",
 ]
 
-VALUE, INPUT, LITERAL, ITEM, LIST, TUPLE, SET, DICT = "value", "input", "literal", "item", "list", "tuple", "set", "dict"
+VALUE, INPUT, LITERAL, CONST, ITEM = "value", "input", "literal", "const", "item"
+LIST, TUPLE, SET, DICT = "list", "tuple", "set", "dict"
 Spec = tuple[Any, ...]
 #: What a step is called in messages: a key, or for a step that calls another program the list of its labels.
 Label = Any
@@ -65,7 +67,7 @@ class Program:
     task, and what kernels are tested against.
     """
 
-    __slots__ = ("inputs", "labels", "literals", "outputs", "signature", "steps")
+    __slots__ = ("constants", "inputs", "labels", "literals", "outputs", "signature", "steps")
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class Program:
         literals: int,
         outputs: Iterable[Spec],
         labels: Iterable[Label] = (),
+        constants: Iterable[Any] = (),
         tokens: dict[int, Hashable] | None = None,
     ) -> None:
         self.steps = tuple(steps)
@@ -81,13 +84,14 @@ class Program:
         self.literals = literals
         self.outputs = tuple(outputs)
         self.labels = tuple(labels)
+        self.constants = tuple(constants)
         # Thousands of programs call a handful of functions: a caller may keep their tokens, and must keep the functions.
         known = {} if tokens is None else tokens
         for func, _, _ in self.steps:
             if id(func) not in known:
                 known[id(func)] = token(func)
         what = tuple([(known[id(func)], args, kwargs) for func, args, kwargs in self.steps])
-        self.signature: Hashable = (what, inputs, literals, self.outputs)
+        self.signature: Hashable = (what, inputs, literals, self.outputs, *map(token, self.constants))
 
     def __call__(self, *arguments: Any) -> Any:
         """Run the steps one by one on inputs and literals."""
@@ -101,6 +105,8 @@ class Program:
                 return arguments[spec[1]]
             if kind == LITERAL:
                 return arguments[self.inputs + spec[1]]
+            if kind == CONST:
+                return self.constants[spec[1]]
             if kind == ITEM:
                 return get(spec[1])[spec[2]]
             return _BUILD[kind]([get(item) for item in spec[1:]])
@@ -111,7 +117,7 @@ class Program:
         return out if len(out) > 1 else out[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Program, (self.steps, self.inputs, self.literals, self.outputs, self.labels)
+        return Program, (self.steps, self.inputs, self.literals, self.outputs, self.labels, self.constants)
 
     def __repr__(self) -> str:
         return f"<Program of {len(self.steps)} steps, {self.inputs} in, {len(self.outputs)} out>"
@@ -122,17 +128,21 @@ class Tracer:
 
     Parameters
     ----------
-    constants
+    small
         Keys whose data is small and already there: they become literals.
     picks
         Keys that are one place of another key's tuple.
+    shared
+        Whether what is written down is one object that many tasks share, so that its literals are constants.
     """
 
-    __slots__ = ("_arrays", "_constants", "_picks", "_specs", "hints", "inputs", "labels", "literals", "steps")
+    __slots__ = ("_arrays", "_picks", "_shared", "_small", "_specs", "constants", "hints", "inputs", "labels", "literals", "steps")
 
-    def __init__(self, constants: Mapping[Key, Any] | None = None, picks: Mapping[Key, tuple[Key, int]] | None = None) -> None:
-        self._constants = constants or {}
+    def __init__(self, small: Mapping[Key, Any] | None = None, picks: Mapping[Key, tuple[Key, int]] | None = None, *, shared: bool = False) -> None:
+        self._small = small or {}
         self._picks = picks or {}
+        self._shared = shared
+        self.constants: list[Any] = []
         self._specs: dict[Key, Spec] = {}
         self.inputs: dict[Key, int] = {}
         self._arrays: dict[int, Spec] = {}
@@ -186,8 +196,8 @@ class Tracer:
         """Write down a reference to a key: a result, a small constant, or else an input."""
         spec = self._specs.get(key)
         if spec is None:
-            if key in self._constants:
-                spec = self.literal(self._constants[key])
+            if key in self._small:
+                spec = self.literal(self._small[key])
                 self.hints.setdefault(spec[1], str(key_split(key)))
             elif key in self._picks:
                 region, place = self._picks[key]
@@ -199,6 +209,9 @@ class Tracer:
 
     def literal(self, value: Any) -> Spec:
         """Write down a literal; an array that comes up again (the same coefficients in every lane) is one literal."""
+        if self._shared and (is_simple(value) or bindable(value)):
+            self.constants.append(value)
+            return (CONST, len(self.constants) - 1)
         if type(value) is np.ndarray:
             known = self._arrays.get(id(value))
             if known is not None:
@@ -210,7 +223,7 @@ class Tracer:
     def program(self, outputs: Iterable[Key], tokens: dict[int, Hashable] | None = None) -> Program:
         """Close the list: what was written down so far, giving these keys."""
         specs = [self._specs[key] for key in outputs]
-        return Program(self.steps, len(self.inputs), len(self.literals), specs, self.labels, tokens)
+        return Program(self.steps, len(self.inputs), len(self.literals), specs, self.labels, self.constants, tokens)
 
 
 def _container(task: Task) -> str | None:
@@ -228,14 +241,16 @@ def is_subgraph(task: Task) -> bool:
     return task.func is _SUBGRAPH and len(task.args) >= 3 and not task.kwargs
 
 
-def program_of(inner: Mapping[Key, GraphNode], outkey: Key, inkeys: Iterable[Key]) -> tuple[Program, list[Any]] | None:
-    """Write down the graph inside a task that dask fused.
+def program_of(
+    inner: Mapping[Key, GraphNode], outkey: Key, inkeys: Iterable[Key], *, shared: bool = False
+) -> tuple[Program, list[Any]] | None:
+    """Write down the graph inside a task that dask fused; ``shared`` if other tasks carry the very same graph.
 
     Returns
     -------
     The program and its literals; None where a node in it has rules of its own.
     """
-    tracer = Tracer()
+    tracer = Tracer(shared=shared)
     for key in inkeys:
         tracer.ref(key)
     count = len(tracer.inputs)
@@ -247,7 +262,7 @@ def program_of(inner: Mapping[Key, GraphNode], outkey: Key, inkeys: Iterable[Key
             tracer.define(key, tracer.literal(node.value))
         elif type(node) is Task and not node.block_fusion:
             if is_subgraph(node):
-                nested = program_of(*node.args[:3])
+                nested = program_of(*node.args[:3], shared=shared)
                 if nested is None:
                     return None
                 refs = tuple([tracer.spec(arg) for arg in node.args[3:]])

@@ -25,10 +25,10 @@ import numpy as np
 from dask.utils import funcname, key_split
 
 from graphopt import lean
-from graphopt.functions import is_simple
-from graphopt.program import DICT, INPUT, ITEM, LIST, LITERAL, SET, TUPLE, VALUE, Program, Spec, Step
+from graphopt.functions import bindable, is_simple
+from graphopt.program import CONST, DICT, INPUT, ITEM, LIST, LITERAL, SET, TUPLE, VALUE, Program, Spec, Step
 
-__all__ = ["Source", "bindable", "function_name", "write"]
+__all__ = ["Source", "function_name", "write"]
 
 _MAX_INLINE = 60  # characters; longer expressions get a name
 
@@ -79,11 +79,6 @@ def function_name(func: Any) -> str:
     name = getattr(func, "__name__", None) or funcname(func)
     name = re.sub(r"\W+", "_", str(name)).strip("_") or "f"
     return name if not name[0].isdigit() else f"f_{name}"
-
-
-def bindable(value: Any) -> bool:
-    """Say whether a literal that never changes may be bound to a name in the kernel: functions, types and dtypes."""
-    return isinstance(value, (type, np.dtype)) or callable(value)
 
 
 def write(
@@ -151,6 +146,8 @@ class _Writer:
                 return arguments[spec[1]]
             if kind == LITERAL:
                 return arguments[program.inputs + spec[1]]
+            if kind == CONST:
+                return (CONST, program.constants[spec[1]])  # from here on the value itself
             if kind == ITEM:
                 inner = move(spec[1])
                 return inner[1 + spec[2]] if inner[0] == TUPLE else (ITEM, inner, spec[2])
@@ -163,7 +160,12 @@ class _Writer:
                 inner = self._expand(func, moved, place if outer is None else outer)
                 results.append(inner[0] if len(inner) == 1 else (TUPLE, *inner))
             else:
-                self.steps.append((func, moved, tuple((name, move(value)) for name, value in kwargs)))
+                options = {name: move(value) for name, value in kwargs}
+                while type(func) is functools.partial:
+                    moved = (*((CONST, value) for value in func.args), *moved)
+                    options = {**{name: (CONST, value) for name, value in func.keywords.items()}, **options}
+                    func = func.func
+                self.steps.append((func, moved, tuple(options.items())))
                 self.labels.append((place, None) if outer is None else (outer, label))
                 self.wishes.append(function_name(func) if isinstance(label, list) else str(key_split(label)))
                 results.append((VALUE, len(self.steps) - 1))
@@ -192,7 +194,7 @@ class _Writer:
                 return (VALUE, order[spec[1]])
             if kind == ITEM:
                 return (ITEM, move(spec[1]), spec[2])
-            return spec if kind in (INPUT, LITERAL) else (kind, *map(move, spec[1:]))
+            return spec if kind in (INPUT, LITERAL, CONST) else (kind, *map(move, spec[1:]))
 
         old = [self.steps[place] for place in order]
         self.steps = [(f, tuple(map(move, a)), tuple((n, move(v)) for n, v in k)) for f, a, k in old]
@@ -243,6 +245,8 @@ class _Writer:
             return self.inputs[spec[1]], _ATOM
         if kind == LITERAL:
             return self._literal(spec[1], wish)
+        if kind == CONST:
+            return self._value(spec[1], wish)
         if kind == ITEM:
             text, prec = self._spec(spec[1], names)
             if spec[1][0] == VALUE and text.startswith("("):  # a call that gave several names
@@ -258,14 +262,19 @@ class _Writer:
 
     def _literal(self, slot: int, wish: str) -> tuple[str, int]:
         if slot in self.fixed:
-            value = self.fixed[slot]
-            if is_simple(value):
-                negative = type(value) in (int, float) and repr(value).startswith("-")
-                return repr(value), _UNARY if negative else _ATOM
-            return self._function(value) if callable(value) else self._bind(value, str(value)), _ATOM
+            return self._value(self.fixed[slot], wish)
         if slot not in self.slot_names:
             self.slot_names[slot] = self._name(self.slot_hints.get(slot, wish))
         return self.slot_names[slot], _ATOM
+
+    def _value(self, value: Any, wish: str) -> tuple[str, int]:
+        """Write a value out where it reads well, else give it a name."""
+        if is_simple(value):
+            negative = type(value) in (int, float) and repr(value).startswith("-")
+            return repr(value), _UNARY if negative else _ATOM
+        if callable(value):
+            return self._function(value), _ATOM
+        return self._bind(value, str(value) if bindable(value) else wish), _ATOM
 
     @staticmethod
     def _wrap(text: str, prec: int, floor: int) -> str:
@@ -398,7 +407,7 @@ def _values(spec: Spec) -> list[int]:
         return [spec[1]]
     if kind == ITEM:
         return _values(spec[1])
-    return [] if kind in (INPUT, LITERAL) else [v for item in spec[1:] for v in _values(item)]
+    return [] if kind in (INPUT, LITERAL, CONST) else [v for item in spec[1:] for v in _values(item)]
 
 
 def _output_names(program: Program) -> list[str]:

@@ -67,7 +67,7 @@ def test_the_job_on_generated_data(tmp_path: Path, scheduler: str) -> None:
     options = ["--scheduler", scheduler, "--rows", "2000", "--chunks", "10", "--iterations", "8"]
     done = run_demo("demo", *options, "--json", "report.json", "--no-check", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for word in ("NumPy chunks", "dask with graphopt", "tasks", "speed-up", "us/task", "Largest error to the true"):
+    for word in ("NumPy, 1 thread", "dask + graphopt", "tasks", "speed-up", "us/task", "Largest error to the true"):
         assert word in done.stdout
     check_report(json.loads((tmp_path / "report.json").read_text()), iterations=8)
     check_png(tmp_path / "graphopt-demo.png")
@@ -214,7 +214,7 @@ def test_coefficients_that_differ_end_in_status_1(
     assert main([*SMALL, "--no-plot"]) == 1
     printed = capsys.readouterr()
     assert message in printed.err
-    assert "NumPy chunks" in printed.out  # the table all the same: it is what one looks at next
+    assert "NumPy, 1 thread" in printed.out  # the table all the same: it is what one looks at next
 
 
 def test_a_difference_to_scikit_learn_ends_in_status_1(
@@ -239,7 +239,7 @@ def test_without_matplotlib_the_job_runs_and_names_the_extra(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(SMALL) == 0
     printed = capsys.readouterr()
-    assert "dask with graphopt" in printed.out
+    assert "dask + graphopt" in printed.out
     assert "pip install 'graphopt[plots]'" in printed.err
     assert main([*SMALL, "--output", "asked-for.png"]) == 2
     assert "pip install 'graphopt[plots]'" in capsys.readouterr().err

@@ -63,7 +63,7 @@ def _times(axes: Any, summary: Summary) -> None:
         height = max(min(time, top) for time in times)
         axes.annotate(text, (x, height), xytext=(0, 9), textcoords="offset points", ha="center", weight="bold")
     axes.set_ylim(0, 1.12 * top)
-    axes.set_xticks(range(len(RUNS)), [LABELS[run].replace(", ", "\n").replace(" with ", "\nwith ") for run in RUNS])
+    axes.set_xticks(range(len(RUNS)), [LABELS[run].replace(", ", "\n").replace(" + ", "\n+ ") for run in RUNS])
     axes.set_ylabel("milliseconds per iteration")
     axes.set_title("time per iteration\nbar: median, dots: every iteration", loc="left", fontsize=10)
 

@@ -49,7 +49,6 @@ class Trace:
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     beta: Vector = field(default_factory=lambda: np.zeros(0))
-    gradient: Vector = field(default_factory=lambda: np.zeros(0))
 
     @property
     def median(self) -> float:
@@ -85,7 +84,6 @@ def race(
             loss, gradient = evaluate[name](state.point)
             trace.seconds.append(time.perf_counter() - start)
             trace.losses.append(loss)
-            trace.gradient = gradient
             states[name] = descent.advance(state, gradient)
         after_each(f"loss {traces[names[0]].losses[-1]:.6g}")
     for name in names:

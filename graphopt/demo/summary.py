@@ -13,14 +13,14 @@ from rich import box
 from rich.table import Table
 
 from graphopt.demo.check import Agreement, Reference
-from graphopt.demo.descent import Chunks, Vector, loss_and_gradient
+from graphopt.demo.descent import Chunks, Vector, chunked_loss_and_gradient
 from graphopt.demo.problem import INTERCEPT, Problem, largest
 from graphopt.demo.race import DASK, GRAPHOPT, NUMPY, RUNS, Trace
 from graphopt.report.terminal import Terminal
 
 __all__ = ["LABELS", "Fit", "Summary", "fit", "print_fit", "print_race", "to_json"]
 
-LABELS = {NUMPY: "NumPy chunks, 1 thread", DASK: "dask", GRAPHOPT: "dask with graphopt"}
+LABELS = {NUMPY: "NumPy, 1 thread", DASK: "dask", GRAPHOPT: "dask + graphopt"}
 PACKAGES = ("dask", "numpy")
 SHOWN = 5  # coefficients
 TOO_GOOD = 0.99  # an AUC that real data does not reach unless a column gives the answer away
@@ -36,6 +36,7 @@ class Fit:
     base_accuracy: float
     auc: float
     positives: float
+    gradient: float  # the largest part of it, per row: what is left to descend
     error_to_truth: float | None
 
 
@@ -46,7 +47,7 @@ def fit(problem: Problem, chunks: Chunks, beta: Vector) -> Fit:
     y = np.concatenate([y for _, y in chunks])
     eta = np.concatenate([X.dot(beta) for X, _ in chunks])
     share = float(y.mean())
-    loss = sum(float(loss_and_gradient(X, labels, beta)[0]) for X, labels in chunks)
+    loss, gradient = chunked_loss_and_gradient(chunks, beta)
     return Fit(
         log_loss=loss / len(y),
         base_log_loss=-float(share * np.log(share) + (1 - share) * np.log1p(-share)) if 0 < share < 1 else 0.0,
@@ -54,6 +55,7 @@ def fit(problem: Problem, chunks: Chunks, beta: Vector) -> Fit:
         base_accuracy=max(share, 1 - share),
         auc=float(roc_auc_score(y, eta)) if 0 < share < 1 else float("nan"),
         positives=share,
+        gradient=float(abs(gradient + problem.penalty * beta).max()) / len(y),
         error_to_truth=None if problem.truth is None else float(abs(beta - problem.truth).max()),
     )
 
@@ -88,7 +90,7 @@ def print_race(summary: Summary, terminal: Terminal) -> None:
         title=f"{summary.problem.name}: {rows} x {columns} in {summary.problem.X.numblocks[0]} chunks, "
         f"{iterations} iterations, {summary.scheduler}",
         caption="ms: median of the iterations; tasks: in the user's graph -> run;\n"
-        "us/task: time above the NumPy work, by task of the user's graph; speed-up: over dask",
+        "us/task: time above the NumPy work, per task of that graph; speed-up: over dask",
         box=box.SIMPLE_HEAD,  # no frame: the table has to fit 80 columns
     )
     table.add_column("run", no_wrap=True)
@@ -117,7 +119,7 @@ def _sentence(summary: Summary) -> str:
 def print_fit(summary: Summary, terminal: Terminal) -> None:
     """What the model says, so that a person can tell whether it makes sense."""
     found, problem = summary.fit, summary.problem
-    beta, trace = summary.traces[GRAPHOPT].beta, summary.traces[GRAPHOPT]
+    beta = summary.traces[GRAPHOPT].beta
     for note in problem.notes:
         terminal.say(f"Note: {note}.")
     terminal.say(
@@ -128,7 +130,7 @@ def print_fit(summary: Summary, terminal: Terminal) -> None:
         f"Model of {problem.positive}, {found.positives:.1%} of the rows: "
         f"log-loss {found.log_loss:.5f} (without columns {found.base_log_loss:.5f}), AUC {found.auc:.4f}, "
         f"accuracy {found.accuracy:.4f} (always the commoner answer: {found.base_accuracy:.4f}); "
-        f"largest gradient left {abs(trace.gradient).max() / problem.X.shape[0]:.2g} a row."
+        f"largest gradient left {found.gradient:.2g} a row."
     )
     if found.auc > TOO_GOOD:
         terminal.say("That is too good for most data: a column may give the answer away; remove it with --drop.")

@@ -107,12 +107,15 @@ class _Partitioner:
         self.inputs: list[list[int]] = []
         self.readers: list[int] = []  # how many tasks read it, and one more if it is asked for
         self.barrier: dict[int, str] = {}  # why nothing may join it, or it nothing
+        self.blocking: set[int] = set()  # it blocks fusion, as the barrier of a shuffle does
+        self.feeding: set[int] = set()  # a node that blocks fusion reads it
         self.levels: list[list[int]] = []
         self.region: list[int] = []  # before `find`
         # Of each region:
         self.parent: list[int] = []
         self.rank: list[int] = []
         self.sealed: set[int] = set()  # regions of a barrier: nothing may join
+        self.pinned: set[int] = set()  # regions of a task that reads a node that blocks fusion
         self.open: list[int] = []  # edges from the region to tasks outside it
         self.depths: list[set[int]] = []  # the depths at which the region has tasks
         self.bytes: list[int] = []
@@ -150,6 +153,9 @@ class _Partitioner:
             why = "it takes one output of a region" if is_pick(node, graph) else barrier(node)
             if why is not None:
                 self.barrier[task] = why
+                if node.block_fusion:  # type: ignore[union-attr]  # futures are constant
+                    self.blocking.add(task)
+                    self.feeding.update(inputs)
         self.region = [-1] * len(depth)
         place = {key: i for i, key in enumerate(graph)}
         places = [place[key] for key in self.key]
@@ -182,8 +188,7 @@ class _Partitioner:
     def _level(self, at: int, level: list[int]) -> None:
         """Place the tasks of one depth: all by the rule if enough regions remain apart, else only where it is free."""
         wanted: list[list[int]] = [self._candidates(task) if self.inputs[task] else [] for task in level]
-        mixed = any(wanted) and not self._affordable(level, wanted)
-        if mixed:
+        if any(wanted) and not self._affordable(level, wanted):
             for place, (task, regions) in enumerate(zip(level, wanted, strict=True)):
                 if regions and not (len(regions) == 1 and self._is_free(task, regions[0])):
                     wanted[place] = []
@@ -192,7 +197,7 @@ class _Partitioner:
         touched = {self._place(at, task, regions, rank) for task, regions in zip(level, wanted, strict=True)}
         touched = {self.find(r) for r in touched}
         self.census.append(Counter([self.rank[r] for r in touched]))
-        if mixed:
+        if max(self.census[at].values()) < min(self.parallelism, len(level)):
             self.mixed |= touched
             self.mixed_depths.add(at)
 
@@ -223,10 +228,16 @@ class _Partitioner:
             if any(self.annotation[r] != kind for r in found):
                 self._refuse(task, "its annotations differ from its inputs'")
                 return []
+        if task in self.feeding and not all(self._is_free(task, r) for r in found):
+            self._refuse(task, "a barrier reads it, and something else reads its inputs")
+            return []
         return found if len(found) == 1 else self._unions(task, found)
 
     def _unions(self, task: int, found: list[int]) -> list[int]:
         """Return the regions that a task would unite, or none if it may not."""
+        if self.pinned and not self.pinned.isdisjoint(found):
+            self._refuse(task, "one of its inputs runs where a barrier says")
+            return []
         top = max([self.rank[r] for r in found])
         if any(self.rank[r] != top and (self.rank[r] or not self._is_free(task, r)) for r in found):
             self._refuse(task, "its inputs become ready at different times, in different regions")
@@ -308,6 +319,8 @@ class _Partitioner:
         self.rank.append(rank)
         if task in self.barrier:
             self.sealed.add(r)
+        if self.blocking and not self.blocking.isdisjoint(self.inputs[task]):
+            self.pinned.add(r)
         self.open.append(self.readers[task])
         self.depths.append({at})
         self.bytes.append(0 if self.inputs[task] else brought_bytes(self.graph[self.key[task]], self.graph))

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from dask.task_spec import GraphNode, TaskRef
 
 from graphopt.graph import dependencies, is_constant, toposort
-from graphopt.region import Region, barrier, group, is_pick
+from graphopt.region import Region, barrier, group, is_pick, region_key
 from graphopt.sizes import brought_bytes
 from graphopt.types import Graph, Key, Refusal
 
@@ -60,8 +60,8 @@ def lanes(
     """
     wanted = set(keys)
     known: dict[int, int] = {}  # bytes by node; the nodes live on as members
+    view = _View.of(graph, wanted, classes or {})
     while True:
-        view = _View(graph, wanted, classes or {})
         refused: list[Refusal] = []
         batches = _batches(view, parallelism * spare, known, max_bytes, refused)
         taken = {key for batch in batches for key in batch}
@@ -70,7 +70,15 @@ def lanes(
             if refusals is not None:
                 refusals.extend(refused)
             return graph
-        graph = group(graph, wanted, [view.members(batch) for batch in batches + pairs])
+        members = [view.members(batch) for batch in batches + pairs]
+        graph = group(graph, wanted, members)
+        view = view.contracted(graph, batches + pairs, [_stands(keys, graph) for keys in members])
+
+
+def _stands(members: list[Key], graph: Graph) -> list[Key]:
+    """List what stands in a graph in place of a group of its tasks: the region, and its picks if it has several outputs."""
+    outputs = [key for key in members if key in graph]
+    return outputs if len(outputs) == 1 else [region_key(outputs[0]), *outputs]
 
 
 @dataclass
@@ -80,15 +88,18 @@ class _View:
     graph: Graph
     keys: set[Key]
     classes: Mapping[Key, int]
-    inputs: dict[Key, frozenset[Key]] = field(default_factory=dict)
-    readers: dict[Key, set[Key]] = field(default_factory=dict)
-    picks: dict[Key, list[Key]] = field(default_factory=dict)
-    rank: dict[Key, int] = field(default_factory=dict)
-    place: dict[Key, int] = field(default_factory=dict)
-    blocking: set[Key] = field(default_factory=set)
+    inputs: dict[Key, frozenset[Key]]  # in order: each after those it reads
+    picks: dict[Key, list[Key]]
+    place: dict[Key, int]
+    readers: dict[Key, set[Key]] = field(init=False)
+    rank: dict[Key, int] = field(init=False)
+    blocking: set[Key] = field(init=False)
 
-    def __post_init__(self) -> None:
-        graph, picks, inputs, readers, ranks = self.graph, self.picks, self.inputs, self.readers, self.rank
+    @classmethod
+    def of(cls, graph: Graph, keys: set[Key], classes: Mapping[Key, int]) -> _View:
+        """Look at a graph for the first time."""
+        inputs: dict[Key, frozenset[Key]] = {}
+        picks: dict[Key, list[Key]] = {}
         owner: dict[Key, Key] = {}
         for key in toposort(graph):
             node = graph[key]
@@ -99,17 +110,37 @@ class _View:
                 picks.setdefault(region, []).append(key)
                 continue
             owner[key] = key
-            found = inputs[key] = frozenset([owner[dep] for dep in dependencies(node) if dep in owner])
-            readers[key] = set()
+            inputs[key] = frozenset([owner[dep] for dep in dependencies(node) if dep in owner])
+        return cls(graph, keys, classes, inputs, picks, {key: i for i, key in enumerate(graph)})
+
+    def __post_init__(self) -> None:
+        readers = self.readers = {key: set() for key in self.inputs}
+        ranks = self.rank = {}
+        self.blocking = set()
+        for key, found in self.inputs.items():
             rank = 0
             for dep in found:
                 readers[dep].add(key)
                 if ranks[dep] >= rank:
                     rank = ranks[dep] + 1
             ranks[key] = rank
-            if isinstance(node, GraphNode) and node.block_fusion:
+            node = self.graph[key]
+            if type(node) is not Region and isinstance(node, GraphNode) and node.block_fusion:
                 self.blocking.add(key)
-        self.place = {key: i for i, key in enumerate(graph)}
+
+    def contracted(self, graph: Graph, batches: list[list[Key]], stands: list[list[Key]]) -> _View:
+        """Look at the graph again after these batches have become what now stands for them."""
+        home = {key: new[0] for batch, new in zip(batches, stands, strict=True) for key in batch}
+        inputs: dict[Key, set[Key]] = {}
+        # In order of rank: what reads a batch has a higher rank than all of it.
+        for key in sorted(self.inputs, key=lambda k: self.rank[k]):
+            inputs.setdefault(home.get(key, key), set()).update([home.get(dep, dep) for dep in self.inputs[key]])
+        last = {home.get(key, key): self.rank[key] for key in sorted(self.inputs, key=lambda k: self.rank[k])}
+        found = {key: frozenset(inputs[key] - {key}) for key in sorted(inputs, key=last.__getitem__)}
+        picks = {key: names for key, names in self.picks.items() if key not in home}
+        picks.update({key: names for key, *names in stands if names})
+        place = {home.get(key, key): self.place[key] for key in self.inputs}
+        return _View(graph, self.keys, self.classes, found, picks, place)
 
     def siblings(self) -> list[tuple[frozenset[Key], list[Key]]]:
         """Group the tasks that read exactly the same two or more others, and may be fused."""

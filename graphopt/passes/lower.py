@@ -2,9 +2,9 @@
 
 ::
 
-    Compose(partial(sum, axis=0), partial(_concatenate2, axes=[0]))(blocks)   ->   reduce_blocks(sum_, blocks, [0], axis=0)
-    partial(f, 1, k=2)(x)                                                     ->   f(1, x, k=2)
-    _execute_subgraph({...}, x)                                               ->   Program(...)(x)
+    Compose(partial(sum, axis=0), partial(_concatenate2, axes=[0]))   ->   partial(reduce_blocks, sum_, axes=[0], axis=0)
+    _tensordot                                                        ->   lean.tensordot
+    _execute_subgraph({...}, x)                                       ->   Program(...)(x)
 
 The last one is what dask's own fusion leaves behind: a task that carries a graph, and sorts and interprets it at each run.
 It becomes a program, which later floors can look into; blocks of one array share one.
@@ -16,7 +16,8 @@ functions look at their arguments and fall back to dask's own.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable
+from collections import Counter
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -35,38 +36,24 @@ EXACT = True
 def lower(graph: Graph) -> Graph:
     """Return the graph with known functions replaced; the same object if none is known."""
     # Thousands of tasks share a handful of function objects; each is looked at once.
-    known: dict[int, Callable[[Task], Task] | None] = {}
-    programs = _Programs()
+    known: dict[int, Any] = {}
+    programs = _Programs(graph)
     out: dict[Key, Node] = {}
     changed = False
     for key, node in graph.items():
         if type(node) is Task:
             func = node.func
-            if is_subgraph(node):
+            if id(func) not in known:
+                known[id(func)] = _lean(func)
+            if known[id(func)] is not func:
+                node = _with_function(node, known[id(func)])
+                changed = True
+            elif is_subgraph(node):
                 new = programs.lower(node)
                 changed |= new is not node
-                out[key] = new
-                continue
-            if id(func) not in known:
-                known[id(func)] = _rewriter(func)
-            rewrite = known[id(func)]
-            if rewrite is not None:
-                node = rewrite(node)
-                changed = True
+                node = new
         out[key] = node
     return out if changed else graph
-
-
-def _rewriter(func: Any) -> Callable[[Task], Task] | None:
-    """Return what to do with a task that calls this function, or None to leave it."""
-    lowered = _lean(func)
-    if type(lowered) is functools.partial:
-        partial: functools.partial[Any] = lowered
-        head, args, kwargs = _lean(partial.func), partial.args, partial.keywords
-        return lambda t: _task(t, head, (*args, *t.args), {**kwargs, **t.kwargs})
-    if lowered is not func:
-        return lambda t: _task(t, lowered, t.args, t.kwargs)
-    return None
 
 
 def _lean(func: Any) -> Any:
@@ -89,18 +76,30 @@ def _lean(func: Any) -> Any:
     return func
 
 
-def _task(old: Task, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
-    return Task(old.key, func, *args, _data_producer=old.data_producer, **kwargs)
+_SLOTS = tuple(Task.get_all_slots())
+
+
+def _with_function(old: Task, func: Any) -> Task:
+    """Copy a task with another function. Its arguments stay, so they need not be looked through again."""
+    new = Task.__new__(Task)
+    for slot in _SLOTS:
+        setattr(new, slot, getattr(old, slot))
+    new.func = func
+    new._token = new._repr = None
+    return new
 
 
 class _Programs:
     """The programs inside tasks that dask fused, each made once: by identity of the inner graph, then by what it does."""
 
-    def __init__(self) -> None:
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._uses: Counter[int] | None = None
         self._by_graph: dict[tuple[int, int, Key], tuple[Program, list[Any]] | None] = {}
         self._by_signature: dict[Hashable, Program] = {}
 
     def lower(self, task: Task) -> Task:
+        """Return the task with a program in place of its graph, or the task itself where that cannot be."""
         inner, outkey, inkeys = task.args[:3]
         name = (id(inner), id(inkeys), outkey)
         if name not in self._by_graph:
@@ -109,11 +108,13 @@ class _Programs:
         if found is None:
             return task
         program, literals = found
-        return _task(task, program, (*task.args[3:], *literals), {})
+        return Task(task.key, program, *task.args[3:], *literals, _data_producer=task.data_producer)
 
     def _make(self, inner: Any, outkey: Key, inkeys: Any) -> tuple[Program, list[Any]] | None:
-        lowered = lower(inner)
-        found = program_of(lowered, outkey, inkeys)  # type: ignore[arg-type]  # no futures inside
+        if self._uses is None:
+            tasks = self._graph.values()
+            self._uses = Counter([id(t.args[0]) for t in tasks if type(t) is Task and is_subgraph(t)])
+        found = program_of(lower(inner), outkey, inkeys, shared=self._uses[id(inner)] > 1)  # type: ignore[arg-type]
         if found is None:
             return None
         program, literals = found
