@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from dask.task_spec import Alias, DataNode, GraphNode, Task, TaskRef
 
+from graphopt.blockwise import blocks
 from graphopt.types import CycleError, Graph, GraphError, Key, MissingKeyError, Node
 
 __all__ = [
@@ -237,9 +238,14 @@ def _read_layers(graph: Any, keys: list[Key], merge_layers: bool) -> tuple[dict[
     needed = set(keys)
     for name in reversed(_layer_order(graph.dependencies)):
         layer = graph.layers[name]
-        if keys:
-            layer = _narrow(layer, needed)
-        found = _reachable(layer, needed, all_keys) if keys else {k: _node(k, v, all_keys) for k, v in layer.items()}
+        if not keys:
+            found = {k: _node(k, v, all_keys) for k, v in layer.items()}
+        elif (made := blocks(layer, needed)) is not None:
+            found = dict(reversed(made.items()))
+            for node in made.values():
+                needed.update(node.dependencies)
+        else:
+            found = _reachable(_narrow(layer, needed), needed, all_keys)
         if annotations := getattr(graph.layers[name], "annotations", None):
             for key in found:
                 notes[key] = {what: value(key) if callable(value) else value for what, value in annotations.items()}
@@ -256,7 +262,8 @@ class _AllKeys:
 
     def __contains__(self, key: object) -> bool:
         if self._keys is None:
-            self._keys = set().union(*(layer.keys() for layer in self._graph.layers.values()))
+            # Not layer.keys(): that would make dask materialise every layer.
+            self._keys = set().union(*[layer.get_output_keys() for layer in self._graph.layers.values()])
         return key in self._keys
 
 

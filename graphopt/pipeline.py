@@ -99,22 +99,34 @@ class Policy:
 
 def _threads() -> int:
     """Count the threads of the scheduler that dask would use now."""
-    import sys
-
     from dask import config
     from dask.system import CPU_COUNT
 
-    if "distributed" in sys.modules:  # a client can only be active if somebody imported it
-        from dask.base import get_scheduler
-
-        client = getattr(get_scheduler(), "__self__", None)
-        if client is not None and hasattr(client, "scheduler_info"):
-            with contextlib.suppress(Exception):
-                return max(1, int(sum(client.nthreads().values())))
+    client = _client()
+    if client is not None and hasattr(client, "scheduler_info"):
+        with contextlib.suppress(Exception):
+            if client.asynchronous:  # cannot be asked here; this is what it heard last
+                return max(1, int(client.scheduler_info()["total_threads"]))
+            return max(1, int(sum(client.nthreads().values())))
     if config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
         return 1
     workers = config.get("num_workers", None)
     return int(workers) if isinstance(workers, int) and workers > 0 else max(1, int(CPU_COUNT))
+
+
+def _client() -> Any:
+    """Return the distributed client that dask would use now, or None."""
+    import sys
+
+    distributed = sys.modules.get("distributed")
+    if distributed is None:  # a client can only be active if somebody imported it
+        return None
+    from dask.base import get_scheduler
+
+    try:
+        return getattr(get_scheduler(), "__self__", None)
+    except RuntimeError:  # an asynchronous client: dask.compute refuses it, but its own methods work
+        return distributed.Client.current()
 
 
 def optimize(graph: Any, keys: Any, policy: Policy | None = None, *, futures: Iterable[Key] = ()) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import dask
@@ -176,6 +177,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(CommandError, match=f"cannot read .*{name}: .") as caught:
             load(str(tmp_path / name), "t", [], 2, 0.0)
         assert "\n" not in str(caught.value)
+
+
+def test_without_pandas_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(people(), tmp_path / "t.csv")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(CommandError, match=r"this needs pandas .*pip install 'graphopt\[demo\]'"):
+        load(path, "bought", [], 2, 0.0)
 
 
 def test_text_far_down_in_a_column_of_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from dask.task_spec import Task
 from toolz.functoolz import Compose
 
 from graphopt import lean
+from graphopt.blockwise import derive
 from graphopt.program import Program, is_subgraph, program_of
 from graphopt.types import Graph, Key, Node
 
@@ -46,7 +47,7 @@ def lower(graph: Graph) -> Graph:
             if id(func) not in known:
                 known[id(func)] = _lean(func)
             if known[id(func)] is not func:
-                node = _with_function(node, known[id(func)])
+                node = derive(node, func=known[id(func)])
                 changed = True
             elif is_subgraph(node):
                 new = programs.lower(node)
@@ -74,19 +75,6 @@ def _lean(func: Any) -> Any:
                 reduce, options = reduce.func, reduce.keywords
             return functools.partial(lean.reduce_blocks, reduce, axes=join.keywords["axes"], **options)
     return func
-
-
-_SLOTS = tuple(Task.get_all_slots())
-
-
-def _with_function(old: Task, func: Any) -> Task:
-    """Copy a task with another function. Its arguments stay, so they need not be looked through again."""
-    new = Task.__new__(Task)
-    for slot in _SLOTS:
-        setattr(new, slot, getattr(old, slot))
-    new.func = func
-    new._token = new._repr = None
-    return new
 
 
 class _Programs:

@@ -1,0 +1,111 @@
+"""Blockwise layers, materialised quickly.
+
+A Blockwise layer says once what every block does. dask makes each block's task by substituting one input after the other,
+a new task each time; most of the time before an optimiser starts goes there. Where every input is a plain block of an array,
+the tasks of a layer differ in keys and coordinates only, so here one is made and the others are copies with other references.
+
+Layers that do more (contractions that concatenate, inputs that read files, nested references) are left to dask.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection
+from typing import Any
+
+from dask.blockwise import Blockwise
+from dask.task_spec import DataNode, GraphNode, Task, TaskRef
+
+from graphopt.types import Key
+
+__all__ = ["blocks", "derive"]
+
+_SLOTS = tuple(Task.get_all_slots())
+
+
+def derive(task: Task, **changes: Any) -> Task:
+    """Copy a task with some of its slots changed, without looking through its arguments again."""
+    new = Task.__new__(Task)
+    for slot in _SLOTS:
+        setattr(new, slot, getattr(task, slot))
+    new._token = new._repr = None
+    for slot, value in changes.items():
+        setattr(new, slot, value)
+    return new
+
+
+def blocks(layer: Any, wanted: Collection[Key]) -> dict[Key, Task] | None:
+    """Make the tasks of a Blockwise layer; None where that is better left to dask.
+
+    Parameters
+    ----------
+    layer
+        A layer of a high-level graph.
+    wanted
+        The keys that are needed; keys of other layers among them are passed over.
+    """
+    if type(layer) is not Blockwise or layer.io_deps or layer.is_materialized():
+        return None
+    inside = set(layer.output_indices)
+    if any(ind is not None and not inside.issuperset(ind) for _, ind in layer.indices):
+        return None
+    holes = [f"__dask_blockwise__{i}" for i in range(len(layer.indices))]
+    template = _fill_constants(layer, holes)
+    if template is None:
+        return None
+    ranges = [range(layer.dims[i]) for i in layer.output_indices]
+    places = layer.output_blocks or itertools.product(*ranges)
+    inputs = _inputs(layer, holes)
+    fixed = [dep for dep in template.dependencies if dep not in inputs]
+    out: dict[Key, Task] = {}
+    for at in places:
+        key = (layer.output, *at)
+        if key not in wanted:
+            continue
+        keys = {hole: where(at) for hole, where in inputs.items()}
+        args = tuple([TaskRef(keys[a.key]) if type(a) is TaskRef and a.key in keys else a for a in template.args])
+        read = frozenset([*keys.values(), *fixed])
+        out[key] = derive(template, key=key, args=args, _dependencies=read)
+    return out
+
+
+def _fill_constants(layer: Any, holes: list[str]) -> Task | None:
+    """Put the inputs that are alike for all blocks into the layer's task; None if it refers to blocks in other ways."""
+    constant: dict[Any, Any] = {}
+    for hole, (arg, ind) in zip(holes, layer.indices, strict=True):
+        if ind is None and hole in layer.task.dependencies:
+            constant[hole] = arg if isinstance(arg, (GraphNode, TaskRef)) else DataNode(None, arg)
+    template = layer.task.substitute(constant) if constant else layer.task
+    if type(template) is not Task:
+        return None
+    direct = {arg.key for arg in template.args if type(arg) is TaskRef}
+    nested = [arg for arg in (*template.args, *template.kwargs.values()) if isinstance(arg, GraphNode)]
+    nested += [arg for arg in template.kwargs.values() if isinstance(arg, TaskRef)]
+    through = {dep for arg in nested for dep in (arg.dependencies if isinstance(arg, GraphNode) else (arg.key,))}
+    moving = set(holes) - constant.keys()
+    return template if moving.isdisjoint(through) and moving & template.dependencies <= direct else None
+
+
+def _inputs(layer: Any, holes: list[str]) -> dict[str, Callable[[tuple[int, ...]], Key]]:
+    """For each input that differs from block to block, say which block of it belongs to a block of the output."""
+    position = {index: i for i, index in enumerate(layer.output_indices)}
+    out: dict[str, Callable[[tuple[int, ...]], Key]] = {}
+    for hole, (name, ind) in zip(holes, layer.indices, strict=True):
+        if ind is None or hole not in layer.task.dependencies:
+            continue
+        # An axis of one block is broadcast along all blocks of the output.
+        axes = [None if count == 1 else position[i] for i, count in zip(ind, layer.numblocks[name], strict=True)]
+        out[hole] = _Where(name, axes)
+    return out
+
+
+class _Where:
+    """Which block of an input belongs to a block of the output."""
+
+    __slots__ = ("_axes", "_name")
+
+    def __init__(self, name: str, axes: list[int | None]) -> None:
+        self._name, self._axes = name, axes
+
+    def __call__(self, at: tuple[int, ...]) -> Key:
+        return (self._name, *[0 if axis is None else at[axis] for axis in self._axes])
