@@ -79,9 +79,10 @@ def _fill_constants(layer: Any, holes: list[str]) -> Task | None:
     if type(template) is not Task:
         return None
     direct = {arg.key for arg in template.args if type(arg) is TaskRef}
-    nested = [arg for arg in (*template.args, *template.kwargs.values()) if isinstance(arg, GraphNode)]
-    nested += [arg for arg in template.kwargs.values() if isinstance(arg, TaskRef)]
-    through = {dep for arg in nested for dep in (arg.dependencies if isinstance(arg, GraphNode) else (arg.key,))}
+    through = {arg.key for arg in template.kwargs.values() if isinstance(arg, TaskRef)}
+    for arg in (*template.args, *template.kwargs.values()):
+        if isinstance(arg, GraphNode):
+            through |= arg.dependencies
     moving = set(holes) - constant.keys()
     return template if moving.isdisjoint(through) and moving & template.dependencies <= direct else None
 

@@ -8,16 +8,19 @@ the thing is held while its token is in use.
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
-from collections.abc import Callable, Hashable
+import sys
+from collections.abc import Callable, Hashable, Iterable
+from types import MethodType
 from typing import Any
 
 import numpy as np
 from toolz.functoolz import Compose
 
-__all__ = ["bindable", "is_fresh", "is_lock", "is_pure", "is_simple", "token"]
+__all__ = ["bindable", "is_fresh", "is_lock", "is_pure", "is_simple", "token", "writes"]
 
-_ATOMS = (str, int, bool, bytes, type(None), complex)
+_ATOMS = (str, int, bool, bytes, type(None))
 
 
 def token(value: Any) -> Hashable:
@@ -30,7 +33,7 @@ def token(value: Any) -> Hashable:
     """
     kind: Any = type(value)
     if kind is float:
-        return (float, value.hex())
+        return (float, value.hex()) if value == value else (id, id(value))  # NaNs come in many kinds
     if kind in _ATOMS:
         return (kind, value)
     if kind in (tuple, list):
@@ -41,6 +44,10 @@ def token(value: Any) -> Hashable:
         return (kind, token(value.func), token(value.args), *((k, token(v)) for k, v in value.keywords.items()))
     if kind is Compose:
         return (kind, token(value.first), *map(token, value.funcs))
+    if kind is complex:
+        return (kind, token(value.real), token(value.imag))
+    if kind is MethodType:  # made anew each time it is looked up
+        return (kind, id(value.__self__), token(value.__func__))
     if kind is dict:
         return (kind, *((token(k), token(v)) for k, v in value.items()))
     if isinstance(value, np.dtype):
@@ -52,7 +59,9 @@ def token(value: Any) -> Hashable:
 def is_simple(value: Any) -> bool:
     """Say whether a literal reads well in source code and costs nothing to compare: a number, a short string, a slice."""
     kind = type(value)
-    if kind in (bool, int, type(None)):
+    if kind is int:
+        return bool(value.bit_length() <= 64)  # longer ones do not read well; much longer ones Python refuses to print
+    if kind in (bool, type(None)):
         return True
     if kind is float:
         return value == value and value not in (float("inf"), float("-inf"))
@@ -72,13 +81,14 @@ def _members(module: Any, names: str) -> frozenset[Any]:
 #: NumPy functions that read their arguments, write nothing, and return what depends on the arguments alone ...
 _FRESH_NUMPY = _members(
     np,
-    "all any argmax argmin argsort average clip concatenate copy cumsum cumprod diff dot einsum histogram inner isclose "
-    "kron max mean median min nanmax nanmean nanmin nansum outer prod repeat roll round searchsorted sort stack std sum "
+    "all any argmax argmin argsort average clip concatenate copy cumsum cumprod dot inner isclose kron max mean median min nanmax nanmean nanmin nansum outer prod repeat roll round searchsorted sort stack std sum "
     "take tensordot tile trace tril triu unique vdot var vstack hstack where",
 )
 #: ... and those whose result may be a view of an argument.
 _VIEW_NUMPY = _members(
-    np, "broadcast_to expand_dims flip imag moveaxis nan_to_num ravel real reshape split squeeze swapaxes transpose"
+    np,
+    "broadcast_to diff einsum expand_dims flip histogram imag moveaxis nan_to_num ravel real reshape split squeeze swapaxes "
+    "transpose",
 )
 _FRESH_OPERATORS = _members(
     operator,
@@ -87,7 +97,7 @@ _FRESH_OPERATORS = _members(
 _VIEW_OPERATORS = frozenset({operator.getitem, operator.pos})
 
 #: Modules of dask whose functions work on chunks and change nothing. Random draws are not here, though they are seeded.
-_PURE_MODULES = frozenset({"dask.array.chunk", "dask.array.numpy_compat", "dask.array.ufunc"})
+_PURE_MODULES = frozenset({"dask.array.chunk", "dask.array.numpy_compat"})
 _PURE_DASK = frozenset({("dask.array.routines", "_tensordot"), ("dask.array.core", "_concatenate2")})
 
 
@@ -98,6 +108,8 @@ def bindable(value: Any) -> bool:
 
 def is_pure(func: Callable[..., Any]) -> bool:
     """Say whether a function is known to give equal results for equal arguments and to write to none of them.
+
+    A call of it may name an array to write to all the same: see `writes`.
 
     Unknown functions, and with them everything a user wrote, are taken to be impure: running a user's function once
     where it was written twice could merge two random draws.
@@ -113,7 +125,7 @@ def is_fresh(func: Callable[..., Any]) -> bool:
 def _is_in(func: Any, known: frozenset[Any], *, views: bool) -> bool:
     kind = type(func)
     if kind is functools.partial:
-        return "out" not in func.keywords and _is_in(func.func, known, views=views)
+        return _is_in(func.func, known, views=views)
     if kind is Compose:
         # The first function to run may hand on a view where the last one makes something new.
         return is_pure(func.first) and all(map(is_pure, func.funcs)) and (views or is_fresh(func.funcs[-1]))
@@ -127,6 +139,32 @@ def _is_in(func: Any, known: frozenset[Any], *, views: bool) -> bool:
         return False
     module = getattr(func, "__module__", None)
     return views and (module in _PURE_MODULES or (module, getattr(func, "__name__", None)) in _PURE_DASK)
+
+
+#: By these names NumPy functions are told to write to an array that they are given.
+_WRITTEN = frozenset({"out", "overwrite_input"})
+
+
+def writes(func: Callable[..., Any], places: int, names: Iterable[str]) -> bool:
+    """Say whether a call of a known function, with so many arguments by place and these by name, writes to one of them."""
+    if type(func) is Compose:
+        return writes(func.first, places, names) or any([writes(step, 1, ()) for step in func.funcs])
+    while type(func) is functools.partial:
+        places, names, func = places + len(func.args), (*names, *func.keywords), func.func
+    if not _WRITTEN.isdisjoint(names):
+        return True
+    return places > (func.nin if isinstance(func, np.ufunc) else _readable_places(func))
+
+
+@functools.lru_cache(maxsize=1024)
+def _readable_places(func: Callable[..., Any]) -> int:
+    """Count the arguments by place before the first that would be written to."""
+    try:
+        parameters = inspect.signature(func).parameters.values()
+    except (TypeError, ValueError):
+        return sys.maxsize
+    by_place = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return next((place for place, name in enumerate(by_place) if name in _WRITTEN), sys.maxsize)
 
 
 def is_lock(value: Any) -> bool:

@@ -268,16 +268,19 @@ class _AllKeys:
 
 
 def _layer_order(depends: Mapping[str, Iterable[str]]) -> list[str]:
-    """List the layers so that each comes after those it depends on."""
+    """List the layers so that each comes after those it depends on; by name where that leaves a choice.
+
+    dask keeps the names in sets, whose order differs from process to process; what we generate must not.
+    """
     out: dict[str, None] = {}
-    stack = [(name, False) for name in reversed(list(depends))]
+    stack = [(name, False) for name in sorted(depends, reverse=True)]
     while stack:
         name, done = stack.pop()
         if done:
             out[name] = None
         elif name not in out:
             stack.append((name, True))
-            stack.extend((dep, False) for dep in depends.get(name, ()) if dep not in out)
+            stack.extend((dep, False) for dep in sorted(depends.get(name, ()), reverse=True) if dep not in out)
     return list(out)
 
 

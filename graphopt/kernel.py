@@ -52,14 +52,18 @@ class Kernel:
         What the names in it stand for, apart from ``np``.
     lines : dict
         For each line the step it runs, and the name of that step inside a task that dask had fused.
+    tasks : int
+        For how many of the original tasks one call stands.
     """
 
-    __slots__ = ("__weakref__", "constants", "fn", "lines", "name", "source")
+    __slots__ = ("__weakref__", "constants", "fn", "lines", "name", "source", "tasks")
 
     fn: Any
 
-    def __init__(self, name: str, source: str, constants: dict[str, Any], lines: dict[int, tuple[int, Any]]) -> None:
-        self.name, self.source, self.constants, self.lines = name, source, constants, lines
+    def __init__(
+        self, name: str, source: str, constants: dict[str, Any], lines: dict[int, tuple[int, Any]], tasks: int = 1
+    ) -> None:
+        self.name, self.source, self.constants, self.lines, self.tasks = name, source, constants, lines, tasks
 
     @property
     def __name__(self) -> str:
@@ -78,7 +82,7 @@ class Kernel:
         return self.fn(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Kernel, (self.name, self.source, self.constants, self.lines)
+        return Kernel, (self.name, self.source, self.constants, self.lines, self.tasks)
 
     def __repr__(self) -> str:
         return f"<Kernel {self.name}>"
@@ -250,7 +254,7 @@ class _Generator:
                 node = node.members[0]
             if key in renamed:
                 new = cast("Key", renamed[key])
-                out[new] = node.substitute(renamed, key=new)  # type: ignore[union-attr]  # futures keep their keys
+                out[new] = node.substitute(renamed, key=new)  # futures keep their keys
                 self.origins[new] = key
             elif isinstance(node, GraphNode) and not dependencies(node).isdisjoint(renamed):
                 out[key] = node.substitute(renamed)
@@ -306,10 +310,8 @@ class _Generator:
 
     def _write(self, shape: _Shape) -> None:
         """Write and bind a shape's kernel; shapes it calls come first, because tracing met them first."""
-        source = write(
-            shape.program, shape.fixed(), hints=shape.hints, slot_hints=shape.slot_hints, kernels=self.kernels
-        )
-        shape.kernel = Kernel(source.name, source.text, source.constants, source.lines)
+        source = write(shape.program, shape.fixed(), hints=shape.hints, slot_hints=shape.slot_hints, kernels=self.kernels)
+        shape.kernel = Kernel(source.name, source.text, source.constants, source.lines, source.tasks)
         shape.slots = source.slots
         self.kernels[id(shape.program)] = (shape.kernel, shape.slots)
 

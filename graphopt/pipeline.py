@@ -456,17 +456,13 @@ def explain(graph: Any, keys: Any, policy: Policy | None = None, *, futures: Ite
     for node in made.values():
         if isinstance(node, Fused):
             uses.setdefault(id(node.func), []).append(node)
-    kernels = [KernelUse(t[0].func.name, _sources(t[0].func), len(t), _count(t[0].labels)) for t in uses.values()]
+    kernels = [KernelUse(t[0].func.name, _sources(t[0].func), len(t), t[0].func.tasks) for t in uses.values()]
     return Explanation(
         sum(not is_constant(node) for node in cull(whole, wanted).values()),
         sum(not is_constant(node) for node in made.values()),
         tuple(sorted(kernels, key=lambda k: -k.regions)),
         tuple(refusals),
     )
-
-
-def _count(labels: Collection[Any]) -> int:
-    return sum(_count(label) if isinstance(label, list) else 1 for label in labels)
 
 
 def _sources(kernel: Kernel) -> str:

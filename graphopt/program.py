@@ -2,11 +2,12 @@
 
 A program is a list of steps in order. Each step calls a function on inputs, literals and results of earlier steps. Keys and
 values of literals are not part of it, so the same work on 500 chunks is one program with 500 sets of arguments. (Literals
-that are known to be the same everywhere are part of it: its constants.) Programs are compared by `Program.signature`; turning one into Python is the business of the kernel floor.
+that are known to be the same everywhere are part of it: its constants.) Programs are compared by `Program.signature`;
+turning one into Python is the business of the kernel floor.
 
 How an argument is written down (a *spec*): ``(VALUE, i)`` the result of step i, ``(INPUT, i)`` the i-th thing that is read,
-``(LITERAL, i)`` the i-th literal, ``(CONST, i)`` the i-th constant, ``(ITEM, spec, i)`` one place of a tuple, ``(LIST | TUPLE | SET | DICT, *specs)`` a
-container built anew at each run.
+``(LITERAL, i)`` the i-th literal, ``(CONST, i)`` the i-th constant, ``(ITEM, spec, i)`` one place of a tuple,
+``(LIST | TUPLE | SET | DICT, *specs)`` a container built anew at each run.
 """
 
 from __future__ import annotations
@@ -136,9 +137,18 @@ class Tracer:
         Whether what is written down is one object that many tasks share, so that its literals are constants.
     """
 
-    __slots__ = ("_arrays", "_picks", "_shared", "_small", "_specs", "constants", "hints", "inputs", "labels", "literals", "steps")
+    __slots__ = (
+        *("_arrays", "_picks", "_shared", "_small", "_specs"),
+        *("constants", "hints", "inputs", "labels", "literals", "steps"),
+    )
 
-    def __init__(self, small: Mapping[Key, Any] | None = None, picks: Mapping[Key, tuple[Key, int]] | None = None, *, shared: bool = False) -> None:
+    def __init__(
+        self,
+        small: Mapping[Key, Any] | None = None,
+        picks: Mapping[Key, tuple[Key, int]] | None = None,
+        *,
+        shared: bool = False,
+    ) -> None:
         self._small = small or {}
         self._picks = picks or {}
         self._shared = shared

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "graphopt": {
         "types": 0,
+        "blockwise": 1,
         "functions": 1,
         "held": 1,
         "graph": 1,

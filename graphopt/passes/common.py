@@ -16,7 +16,7 @@ from typing import Any
 
 from dask.task_spec import DataNode, GraphNode, Task, TaskRef
 
-from graphopt.functions import is_fresh, is_pure, token
+from graphopt.functions import is_fresh, is_pure, token, writes
 from graphopt.graph import dependencies, dependents, toposort
 from graphopt.types import Graph, Key, Node, Substitutions
 
@@ -85,11 +85,25 @@ class _Memo:
 
 def _what(node: Any, classes: Mapping[Key, int], subs: Mapping[Key, Any]) -> Hashable:
     """Return what a task does and to what."""
+    if not _calls_only_pure(node):
+        return node.key  # like no other
     return (classes.get(node.key, 0), token(node.func), _arguments(node, subs))
 
 
 def _only_reads(node: Node) -> bool:
-    return type(node) is Task and is_fresh(node.func)
+    return type(node) is Task and is_fresh(node.func) and _calls_only_pure(node)
+
+
+def _calls_only_pure(node: Task) -> bool:
+    """Say whether this call of a pure function writes nowhere, and whether the calls nested in it are pure."""
+    if writes(node.func, len(node.args), node.kwargs):
+        return False
+    for value in (*node.args, *node.kwargs.values()):
+        if isinstance(value, Task) and not _calls_only_pure(value):
+            return False
+        if type(value) is Task and not is_pure(value.func):  # the other types are containers
+            return False
+    return True
 
 
 def _arguments(node: Task, subs: Mapping[Key, Any]) -> Hashable:

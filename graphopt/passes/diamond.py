@@ -203,7 +203,8 @@ class _Partitioner:
 
     def _new_rank(self, level: list[int], wanted: list[list[int]]) -> int:
         """Return the rank of the regions that start at a depth: one for all, above all that any of them reads."""
-        read = {self.find(self.region[dep]) for task, r in zip(level, wanted, strict=True) if not r for dep in self.inputs[task]}
+        alone = [task for task, regions in zip(level, wanted, strict=True) if not regions]
+        read = {self.find(self.region[dep]) for task in alone for dep in self.inputs[task]}
         return 1 + max([self.rank[r] for r in read], default=-1)
 
     def _found(self, task: int) -> list[int]:

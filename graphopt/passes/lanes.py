@@ -77,8 +77,9 @@ def lanes(
 
 def _stands(members: list[Key], graph: Graph) -> list[Key]:
     """List what stands in a graph in place of a group of its tasks: the region, and its picks if it has several outputs."""
-    outputs = [key for key in members if key in graph]
-    return outputs if len(outputs) == 1 else [region_key(outputs[0]), *outputs]
+    picks = [key for key in members if is_pick(graph.get(key), graph)]
+    # By the picks first: the new region may have the key of a member that was a region too.
+    return [region_key(picks[0]), *picks] if picks else [key for key in members if key in graph]
 
 
 @dataclass
