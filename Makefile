@@ -38,7 +38,8 @@ test: $(INSTALLED) ## run the tests, at most 8 minutes on 2 cores
 test-slow: $(INSTALLED) ## run the tests that take long
 	$(VENV_PYTHON) -m pytest -m slow $(ARGS) || test $$? -eq 5 # 5: there are none
 
-bench: $(INSTALLED) ## run the benchmarks
+bench: $(INSTALLED) ## run the benchmarks: ratios within one run, then timings to compare over time
+	$(VENV_PYTHON) bench/foundation.py
 	$(VENV_PYTHON) -m pytest bench --benchmark-only $(ARGS)
 
 conformance: $(INSTALLED) ## run dask's own array tests with graphopt, and list what fails only then
@@ -49,9 +50,9 @@ docs: $(DOCS_INSTALLED) ## build the documentation into docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 lint: $(INSTALLED) ## check style and types
-	$(VENV_PYTHON) -m ruff check .
-	$(VENV_PYTHON) -m ruff format --check .
-	$(VENV_PYTHON) -m mypy
+	@failed=0; for check in "ruff check ." "ruff format --check ." mypy; do \
+		echo "$$check"; $(VENV_PYTHON) -m $$check || failed=1; \
+	done; exit $$failed
 
 format: $(INSTALLED) ## put the style right where that can be done automatically
 	$(VENV_PYTHON) -m ruff check --fix .

@@ -54,12 +54,12 @@ def blocks(layer: Any, wanted: Collection[Key]) -> dict[Key, Task] | None:
     if template is None:
         return None
     ranges = [range(layer.dims[i]) for i in layer.output_indices]
-    places = layer.output_blocks or itertools.product(*ranges)
+    places: Any = layer.output_blocks or itertools.product(*ranges)
     inputs = _inputs(layer, holes)
     fixed = [dep for dep in template.dependencies if dep not in inputs]
     out: dict[Key, Task] = {}
     for at in places:
-        key = (layer.output, *at)
+        key: Key = (layer.output, *at)
         if key not in wanted:
             continue
         keys = {hole: where(at) for hole, where in inputs.items()}

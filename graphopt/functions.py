@@ -81,8 +81,9 @@ def _members(module: Any, names: str) -> frozenset[Any]:
 #: NumPy functions that read their arguments, write nothing, and return what depends on the arguments alone ...
 _FRESH_NUMPY = _members(
     np,
-    "all any argmax argmin argsort average clip concatenate copy cumsum cumprod dot inner isclose kron max mean median min nanmax nanmean nanmin nansum outer prod repeat roll round searchsorted sort stack std sum "
-    "take tensordot tile trace tril triu unique vdot var vstack hstack where",
+    "all any argmax argmin argsort average clip concatenate copy cumsum cumprod dot inner isclose kron max mean median min "
+    "nanmax nanmean nanmin nansum outer prod repeat roll round searchsorted sort stack std sum take tensordot tile trace "
+    "tril triu unique vdot var vstack hstack where",
 )
 #: ... and those whose result may be a view of an argument.
 _VIEW_NUMPY = _members(
@@ -131,7 +132,7 @@ def _is_in(func: Any, known: frozenset[Any], *, views: bool) -> bool:
         return is_pure(func.first) and all(map(is_pure, func.funcs)) and (views or is_fresh(func.funcs[-1]))
     if isinstance(func, np.ufunc):
         # A ufunc made by frompyfunc, numba or scipy may run anything.
-        return getattr(np, func.__name__, None) is func
+        return vars(np).get(func.__name__) is func
     try:
         if func in known:
             return True
@@ -145,7 +146,7 @@ def _is_in(func: Any, known: frozenset[Any], *, views: bool) -> bool:
 _WRITTEN = frozenset({"out", "overwrite_input"})
 
 
-def writes(func: Callable[..., Any], places: int, names: Iterable[str]) -> bool:
+def writes(func: Any, places: int, names: Iterable[str]) -> bool:
     """Say whether a call of a known function, with so many arguments by place and these by name, writes to one of them."""
     if type(func) is Compose:
         return writes(func.first, places, names) or any([writes(step, 1, ()) for step in func.funcs])

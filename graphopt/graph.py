@@ -273,14 +273,14 @@ def _layer_order(depends: Mapping[str, Iterable[str]]) -> list[str]:
     dask keeps the names in sets, whose order differs from process to process; what we generate must not.
     """
     out: dict[str, None] = {}
-    stack = [(name, False) for name in sorted(depends, reverse=True)]
+    stack = [(name, False) for name in sorted(depends, key=str, reverse=True)]
     while stack:
         name, done = stack.pop()
         if done:
             out[name] = None
         elif name not in out:
             stack.append((name, True))
-            stack.extend((dep, False) for dep in sorted(depends.get(name, ()), reverse=True) if dep not in out)
+            stack.extend((dep, False) for dep in sorted(depends.get(name, ()), key=str, reverse=True) if dep not in out)
     return list(out)
 
 

@@ -20,7 +20,7 @@ from dask.utils import key_split
 
 from graphopt.functions import bindable, is_simple, token
 from graphopt.graph import dependencies, toposort
-from graphopt.program import ITEM, Program, Tracer
+from graphopt.program import ITEM, Program, Tracer, is_subgraph
 from graphopt.region import Region, barrier, first_output, is_pick
 from graphopt.source import write
 from graphopt.types import Graph, Key, Node, Substitutions
@@ -343,7 +343,8 @@ class _Generator:
                 continue  # a task of any other type may be known by its key, as the barrier of a shuffle is
             reads = dependencies(node)
             old = self.before.get(key)
-            if not reads.isdisjoint(renamed) or (old is not None and dependencies(old) != reads):
+            is_fused = isinstance(node, Task) and (isinstance(node.func, Program) or is_subgraph(node))
+            if is_fused or not reads.isdisjoint(renamed) or (old is not None and dependencies(old) != reads):
                 inputs = {renamed.get(dep, dep) for dep in reads}
                 names = sorted({repr(dep[0] if isinstance(dep, tuple) and dep else dep) for dep in inputs})
                 if isinstance(key, tuple) and key and isinstance(key[0], str):

@@ -167,15 +167,16 @@ def optimize(graph: Any, keys: Any, policy: Policy | None = None, *, futures: It
     >>> len(graph)
     4
     >>> import dask
-    >>> dask.get(graph, ('truediv', 0)) if ('truediv', 0) in graph else "the kept keys are all there is"
-    'the kept keys are all there is'
+    >>> float(dask.get(graph, y.__dask_keys__())[0][0].sum())  # the first block of four
+    6.87312731383618
     """
     policy = _checked(policy)
     wanted = flatten_keys(keys)
-    nodes, notes = read(graph, wanted)
-    held = {key: TaskRef(key) for key in futures if key not in nodes}
-    check_graph({**nodes, **held}, wanted)
-    return _guarded(lambda: _run(nodes, notes, wanted, policy), policy, lambda: _with_notes(nodes, notes))
+    with _no_garbage():
+        nodes, notes = read(graph, wanted)
+        here = {key: TaskRef(key) for key in futures if key not in nodes}
+        check_graph({**nodes, **here} if here else nodes, wanted)
+        return _guarded(lambda: _run(nodes, notes, wanted, policy), policy, lambda: _with_notes(nodes, notes))
 
 
 def _checked(policy: Policy | None) -> Policy:
@@ -229,8 +230,7 @@ def _run(
         nodes = {key: TaskRef(key) if key in known else node for key, node in nodes.items()}
     classes, kinds = _classes(notes)
     origins: dict[Key, Key] = {}
-    with _no_garbage():
-        made = generate(_passes(nodes, keys, policy.resolve(), classes), keys, before=nodes, origins=origins)
+    made = generate(_passes(nodes, keys, policy.resolve(), classes), keys, before=nodes, origins=origins)
     if known:
         made = cull({**made, **(tasks or {})}, keys)
     if not notes:
@@ -339,7 +339,8 @@ class Optimizer:
             check_graph(nodes, complete=False)
             return _run(nodes, notes, wanted, policy, *held(nodes, wanted))
 
-        return _guarded(work, policy, lambda: dsk)
+        with _no_garbage():
+            return _guarded(work, policy, lambda: dsk)
 
 
 @contextlib.contextmanager

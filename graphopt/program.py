@@ -173,11 +173,18 @@ class Tracer:
     def call(self, node: Task, label: Label) -> Spec:
         """Write down what a task calls, and on what."""
         known = self._specs
-        args = tuple(
-            [(known.get(arg.key) or self.ref(arg.key)) if type(arg) is TaskRef else self.spec(arg, label) for arg in node.args]
-        )
+        args = []
+        for arg in node.args:  # once for each argument of each task: references and literals without a detour
+            if type(arg) is TaskRef:
+                args.append(known.get(arg.key) or self.ref(arg.key))
+            elif isinstance(arg, GraphNode):
+                args.append(self.spec(arg, label))
+            else:
+                args.append(self.literal(arg))
         kwargs = tuple([(name, self.spec(arg, label)) for name, arg in node.kwargs.items()]) if node.kwargs else ()
-        return self.step(node.func, args, kwargs, label)
+        self.steps.append((node.func, tuple(args), kwargs))
+        self.labels.append(label)
+        return (VALUE, len(self.steps) - 1)
 
     def step(self, func: Any, args: tuple[Spec, ...], kwargs: tuple[tuple[str, Spec], ...], label: Label) -> Spec:
         """Add a step; return how its result is referred to."""

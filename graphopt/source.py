@@ -234,7 +234,7 @@ class _Writer:
             return self._bind(kernel, kernel.name)
         name = getattr(func, "__name__", "")
         name = name if isinstance(name, str) else ""
-        if getattr(np, name, None) is func and not isinstance(func, type):
+        if vars(np).get(name) is func and not isinstance(func, type):  # getattr(np, "str") would warn
             return f"np.{name}"
         if getattr(lean, name, None) is func:
             self.constants["lean"] = lean
@@ -366,7 +366,7 @@ class _Writer:
 
     def _quiet(self, func: Callable[..., Any]) -> bool:
         """Say whether a call may share a line with others."""
-        return id(func) not in self.bound
+        return id(func) not in self.bound and id(func) not in self.kernels
 
     def _wish(self, func: Any) -> str:
         name = self.kernels[id(func)][0].name if id(func) in self.kernels else function_name(func)

@@ -1,4 +1,8 @@
-"""What the tests share: a cluster of two worker processes, a guard over dask's configuration, and hypothesis profiles."""
+"""What the tests share: a cluster of two worker processes, a guard over dask's configuration, and hypothesis profiles.
+
+A test that starts a cluster of its own does so with ``dashboard_address=None``. The dashboard's port may be taken, which
+is a warning and hence an error here, and starting it changes dask's configuration.
+"""
 
 from __future__ import annotations
 

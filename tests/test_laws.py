@@ -22,26 +22,13 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+from array_twins import arrays
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import TaskRef
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twins import (
-    Program,
-    arrays,
-    close,
-    differences,
-    evaluate,
-    members,
-    outline,
-    policies,
-    program,
-    programs,
-    reach,
-    same,
-    snapshot,
-    widest,
-)
+from oracle import close, differences, evaluate, members, outline, reach, same, snapshot, widest
+from twins import Program, policies, program, programs
 
 import graphopt as go
 from graphopt import pipeline
@@ -289,7 +276,8 @@ def _fused(made: Graph, name: Callable[[Any], Any]) -> Any:
 SAME_ANYWHERE = """
 import sys
 sys.path.insert(0, {tests!r})
-from twins import program, arrays
+from twins import program
+from array_twins import arrays
 import graphopt as go
 for seed in range(6):
     twin = program(seed, 40)
@@ -310,7 +298,11 @@ def test_every_process_makes_the_same_graph() -> None:
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONWARNINGS": "ignore"}
         run = subprocess.run(
             [sys.executable, "-c", SAME_ANYWHERE.format(tests=tests)],
-            capture_output=True, text=True, env=environment, cwd=os.path.dirname(tests), check=False,
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=os.path.dirname(tests),
+            check=False,
         )
         assert run.returncode == 0, run.stderr
         said.append(run.stdout)

@@ -57,14 +57,16 @@ def aliases(graph: Graph, keys: Collection[Key], *, classes: Mapping[Key, int] |
     for key, node in graph.items():
         if key in found:
             if key in keys and taken.get(found[key]) != key and subs[key] != key:
-                out[key] = Alias(key, taken.get(ends[key], ends[key]))
+                target = taken.get(ends[key], ends[key])
+                out[key] = node if found[key] == target else Alias(key, target)
         elif isinstance(node, GraphNode):
             node = node if dependencies(node).isdisjoint(subs) else node.substitute(subs)
             new: Any = taken.get(key, key)
             out[new] = node if new == key else node.substitute({}, key=new)
         else:
             out[key] = node
-    return out if len(out) < len(graph) or taken else graph
+    changed = len(out) < len(graph) or any(out.get(key) is not node for key, node in graph.items())
+    return out if changed else graph
 
 
 def _end(key: Key, found: Mapping[Key, Key]) -> Key:

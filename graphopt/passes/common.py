@@ -86,7 +86,7 @@ class _Memo:
 def _what(node: Any, classes: Mapping[Key, int], subs: Mapping[Key, Any]) -> Hashable:
     """Return what a task does and to what."""
     if not _calls_only_pure(node):
-        return node.key  # like no other
+        return (node.key,)  # like no other
     return (classes.get(node.key, 0), token(node.func), _arguments(node, subs))
 
 

@@ -187,19 +187,54 @@ class _Partitioner:
 
     def _level(self, at: int, level: list[int]) -> None:
         """Place the tasks of one depth: all by the rule if enough regions remain apart, else only where it is free."""
-        wanted: list[list[int]] = [self._candidates(task) if self.inputs[task] else [] for task in level]
+        wanted = self._wanted(level)
         if any(wanted) and not self._affordable(level, wanted):
             for place, (task, regions) in enumerate(zip(level, wanted, strict=True)):
                 if regions and not (len(regions) == 1 and self._is_free(task, regions[0])):
                     wanted[place] = []
                     self._refuse(task, self._too_few())
-        rank = self._new_rank(level, wanted)
-        touched = {self._place(at, task, regions, rank) for task, regions in zip(level, wanted, strict=True)}
-        touched = {self.find(r) for r in touched}
+        rank = self._new_rank(level, wanted) if not all(wanted) else -1
+        if any([len(regions) > 1 for regions in wanted]):
+            touched = {self._place(at, task, regions, rank) for task, regions in zip(level, wanted, strict=True)}
+            touched = {self.find(r) for r in touched}
+        else:
+            touched = self._place_apart(at, level, wanted, rank)
         self.census.append(Counter([self.rank[r] for r in touched]))
         if max(self.census[at].values()) < min(self.parallelism, len(level)):
             self.mixed |= touched
             self.mixed_depths.add(at)
+
+    def _wanted(self, level: list[int]) -> list[list[int]]:
+        """List for each task the regions that it would make one by joining them; none if it has to start its own."""
+        if self.barrier or self.classes:
+            return [self._candidates(task) if self.inputs[task] else [] for task in level]
+        inputs, region, parent, wanted = self.inputs, self.region, self.parent, []
+        for task in level:
+            reads = inputs[task]
+            if len(reads) == 1:
+                r = region[reads[0]]
+                wanted.append([r if parent[r] == r else self.find(r)])
+            elif reads:
+                found = self._found(task)
+                wanted.append(found if len(found) == 1 else self._unions(task, found))
+            else:
+                wanted.append([])
+        return wanted
+
+    def _place_apart(self, at: int, level: list[int], wanted: list[list[int]], rank: int) -> set[int]:
+        """Place the tasks of a depth at which no regions are united; return the regions that have tasks there."""
+        inputs, region, readers, edges, depths = self.inputs, self.region, self.readers, self.open, self.depths
+        touched = set()
+        for task, regions in zip(level, wanted, strict=True):
+            if regions:
+                (r,) = regions
+                region[task] = r
+                edges[r] += readers[task] - len(inputs[task])  # all that it reads is in there
+                depths[r].add(at)
+            else:
+                r = self._place(at, task, regions, rank)
+            touched.add(r)
+        return touched
 
     def _new_rank(self, level: list[int], wanted: list[list[int]]) -> int:
         """Return the rank of the regions that start at a depth: one for all, above all that any of them reads."""
@@ -290,7 +325,8 @@ class _Partitioner:
                             new.add(depth)
         joined = {root(regions[0]) if united else regions[0] for regions in wanted if regions}
         ranks = Counter([self.rank[r] for r in joined])
-        ranks[self._new_rank(level, wanted)] += sum(not regions for regions in wanted)
+        if not all(wanted):
+            ranks[self._new_rank(level, wanted)] += sum([not regions for regions in wanted])
         if max(ranks.values()) < min(self.parallelism, len(level)):
             return False
         return all(
