@@ -26,7 +26,7 @@ from dask.task_spec import GraphNode, TaskRef
 
 from graphopt.graph import dependencies, is_constant, toposort
 from graphopt.region import Region, barrier, group, is_pick, region_key
-from graphopt.sizes import brought_bytes
+from graphopt.sizes import at_most_bytes, brought_bytes
 from graphopt.types import Graph, Key, Refusal
 
 EXACT = True
@@ -178,6 +178,13 @@ class _View:
                 return "one of its inputs reads a future, and should run where that is"
         return None
 
+    def brings_more(self, found: Collection[Key], max_bytes: int, known: dict[int, int]) -> bool:
+        """Say whether a batch of these lanes would bring in too much; cheaply where they are far from that."""
+        nodes = [self.graph[key] for key in found]
+        if sum([at_most_bytes(node, self.graph) for node in nodes]) <= max_bytes:
+            return False
+        return sum([brought_bytes(node, self.graph, known) for node in nodes]) > max_bytes
+
     def members(self, batch: Collection[Key]) -> list[Key]:
         """List the keys of a batch, inputs first and in chunk order, each region with its picks."""
         out: list[Key] = []
@@ -193,7 +200,7 @@ def _batches(view: _View, keep: int, known: dict[int, int], max_bytes: int, refu
         ranks = {view.rank[lane] for lane in found}
         why = "its inputs become ready at different times" if len(ranks) > 1 else None
         why = why or next(filter(None, (view.why_not(lane, readers) for lane in found)), None)
-        if why is None and sum(brought_bytes(view.graph[k], view.graph, known) for k in found) > max_bytes:
+        if why is None and view.brings_more(found, max_bytes, known):
             why = f"the batch would bring in more than {max_bytes} bytes"
         if why is None:
             by_rank.setdefault(min(ranks), []).append([*found, *readers])

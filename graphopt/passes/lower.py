@@ -96,7 +96,7 @@ class _Programs:
         if found is None:
             return task
         program, literals = found
-        return Task(task.key, program, *task.args[3:], *literals, _data_producer=task.data_producer)
+        return derive(task, func=program, args=(*task.args[3:], *literals))
 
     def _make(self, inner: Any, outkey: Key, inkeys: Any) -> tuple[Program, list[Any]] | None:
         if self._uses is None:
