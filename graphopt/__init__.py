@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from graphopt.pipeline import Explanation, Policy, explain, optimize, optimized
+from graphopt.explain import Explanation, explain
+from graphopt.pipeline import Policy, optimize, optimized
 from graphopt.types import (
     CycleError,
     GraphError,

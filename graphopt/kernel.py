@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import linecache
+import re
 from collections.abc import Collection, Hashable, Mapping
 from functools import lru_cache
 from types import CodeType
@@ -27,6 +28,7 @@ from graphopt.types import Graph, Key, Node, Substitutions
 
 __all__ = ["Fused", "Kernel", "generate"]
 
+_AXES = re.compile(r"(_\.\d+)+$")
 _SMALL = 16_384  # bytes of an array that is cheaper to pass along with each task than to keep under a key of its own
 
 
@@ -148,7 +150,8 @@ def _explain(error: Exception, task: Fused) -> None:
     if found is None:
         return
     key, inner, line = found
-    inside = f", inside it {inner!r}" if inner is not None else ""
+    # dask names the steps that it merges after their layer and the axes they run along.
+    inside = f", inside it {re.sub(_AXES, '', str(inner))!r}" if inner is not None else ""
     note = f"graphopt: while computing key {key!r}{inside}, in the fused task {task.key!r}: {line}"
     if hasattr(error, "add_note"):
         error.add_note(note)

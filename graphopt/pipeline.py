@@ -17,9 +17,9 @@ from typing import Any
 from dask.task_spec import GraphNode, TaskRef
 
 from graphopt.functions import token
-from graphopt.graph import check_graph, dependencies, flatten_keys, is_constant, read, toposort
+from graphopt.graph import check_graph, dependencies, flatten_keys, read, toposort
 from graphopt.held import held
-from graphopt.kernel import Fused, Kernel, generate
+from graphopt.kernel import Fused, generate
 from graphopt.passes.aliases import aliases
 from graphopt.passes.common import common
 from graphopt.passes.cull import cull
@@ -29,7 +29,7 @@ from graphopt.passes.lanes import lanes
 from graphopt.passes.lower import lower
 from graphopt.types import Graph, GraphoptError, GraphoptWarning, Key, Node, PolicyError, Refusal
 
-__all__ = ["PASSES", "Explanation", "Optimizer", "Policy", "explain", "optimize", "optimized"]
+__all__ = ["PASSES", "Optimizer", "Policy", "checked", "classes_of", "optimize", "optimized", "run_passes"]
 
 #: The passes by name, in the order in which they run.
 PASSES = ("cull", "aliases", "common", "lower", "diamond", "lanes")
@@ -170,7 +170,7 @@ def optimize(graph: Any, keys: Any, policy: Policy | None = None, *, futures: It
     >>> float(dask.get(graph, y.__dask_keys__())[0][0].sum())  # the first block of four
     6.87312731383618
     """
-    policy = _checked(policy)
+    policy = checked(policy)
     wanted = flatten_keys(keys)
     with _no_garbage():
         nodes, notes = read(graph, wanted)
@@ -179,7 +179,8 @@ def optimize(graph: Any, keys: Any, policy: Policy | None = None, *, futures: It
         return _guarded(lambda: _run(nodes, notes, wanted, policy), policy, lambda: _with_notes(nodes, notes))
 
 
-def _checked(policy: Policy | None) -> Policy:
+def checked(policy: Policy | None) -> Policy:
+    """Return the policy that is meant; raise `PolicyError` if it is something else."""
     if policy is None:
         return Policy()
     if not isinstance(policy, Policy):
@@ -228,9 +229,9 @@ def _run(
     """Optimise a graph, but for the ``known`` keys: those are futures to the passes, and ``tasks`` is put there after."""
     if known:
         nodes = {key: TaskRef(key) if key in known else node for key, node in nodes.items()}
-    classes, kinds = _classes(notes)
+    classes, kinds = classes_of(notes)
     origins: dict[Key, Key] = {}
-    made = generate(_passes(nodes, keys, policy.resolve(), classes), keys, before=nodes, origins=origins)
+    made = generate(run_passes(nodes, keys, policy.resolve(), classes), keys, before=nodes, origins=origins)
     if known:
         made = cull({**made, **(tasks or {})}, keys)
     if not notes:
@@ -238,7 +239,7 @@ def _run(
     return _with_notes(made, {key: kinds[kind] for key, kind in _kinds_after(made, classes, origins).items() if kind})
 
 
-def _passes(
+def run_passes(
     graph: Graph,
     keys: list[Key],
     policy: Policy,
@@ -268,7 +269,7 @@ def _passes(
 # -- annotations -------------------------------------------------------------------------------------------------------
 
 
-def _classes(notes: Mapping[Key, dict[str, Any]]) -> tuple[dict[Key, int], dict[int, dict[str, Any]]]:
+def classes_of(notes: Mapping[Key, dict[str, Any]]) -> tuple[dict[Key, int], dict[int, dict[str, Any]]]:
     """Number the different annotations; 0 is none."""
     numbers: dict[Any, int] = {}
     kinds: dict[int, dict[str, Any]] = {0: {}}
@@ -301,7 +302,7 @@ def _with_notes(graph: Graph, notes: Mapping[Key, dict[str, Any]]) -> Any:
         return graph
     from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
-    classes, kinds = _classes(notes)
+    classes, kinds = classes_of(notes)
     prefix = f"graphopt-{uuid.uuid4().hex}"  # dask merges layers of equal name
     home: dict[Key, tuple[int, int]] = {}
     nodes: dict[tuple[int, int], dict[Key, Node]] = {}
@@ -372,7 +373,7 @@ def optimized(policy: Policy | None = None, **changes: Any) -> Iterator[Policy]:
     ...     float((da.ones(10, chunks=5) + 1).sum().compute())
     20.0
     """
-    policy = _checked(policy)
+    policy = checked(policy)
     unknown = changes.keys() - {f.name for f in fields(Policy)}
     if unknown:
         raise PolicyError(f"optimized({', '.join(sorted(unknown))}=...): a Policy has no such field.")
@@ -382,91 +383,3 @@ def optimized(policy: Policy | None = None, **changes: Any) -> Iterator[Policy]:
     hook = Optimizer(policy)
     with config.set(array_optimize=hook, delayed_optimize=hook, bag_optimize=hook):
         yield policy
-
-
-# -- explaining --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class KernelUse:
-    """A kernel, how many regions run it, and how many of the original tasks one call stands for."""
-
-    name: str
-    source: str
-    regions: int
-    tasks: int
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """What was fused, what was refused and why. Printing it shows all.
-
-    Attributes
-    ----------
-    tasks_before, tasks_after : int
-        Tasks that would run, data not counted.
-    kernels : tuple of KernelUse
-        The generated functions, most used first.
-    refusals : tuple of Refusal
-        The tasks that were left apart, each with the reason.
-    """
-
-    tasks_before: int
-    tasks_after: int
-    kernels: tuple[KernelUse, ...]
-    refusals: tuple[Refusal, ...]
-
-    def __str__(self) -> str:
-        lines = [f"{self.tasks_before} tasks before, {self.tasks_after} after, {len(self.kernels)} kernels"]
-        for kernel in self.kernels:
-            lines += ["", f"{kernel.name}: {kernel.tasks} tasks in one, in {kernel.regions} places"]
-            lines += [f"    {line}" for line in kernel.source.splitlines()]
-        reasons: dict[tuple[str, str], list[Key]] = {}
-        for refusal in self.refusals:
-            reasons.setdefault((refusal.rewrite, refusal.reason), []).append(refusal.key)
-        if reasons:
-            lines += ["", "Left apart:"]
-        for (rewrite, reason), keys in reasons.items():
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            lines.append(f"    {rewrite}: {keys[0]!r}{more}: {reason}")
-        return "\n".join(lines)
-
-
-def explain(graph: Any, keys: Any, policy: Policy | None = None, *, futures: Iterable[Key] = ()) -> Explanation:
-    """Say what `optimize` would do with a graph: the kernels it would write, and what it would leave apart and why.
-
-    Parameters are those of `optimize`, and so are the errors.
-
-    Examples
-    --------
-    >>> import dask.array as da
-    >>> x = da.ones((4, 4), chunks=2)
-    >>> y = (da.exp(x) - 1 / x).persist()
-    >>> print(explain(y + 1, (y + 1).__dask_keys__()).tasks_after)
-    4
-    """
-    policy = _checked(policy).resolve()
-    wanted = flatten_keys(keys)
-    whole, notes = read(graph, wanted, merge_layers=False)
-    check_graph({**whole, **{key: TaskRef(key) for key in futures if key not in whole}}, wanted)
-    nodes, notes = read(graph, wanted)
-    classes, _ = _classes(notes)
-    refusals: list[Refusal] = []
-    made = generate(_passes(nodes, wanted, policy, classes, refusals), wanted)
-    uses: dict[int, list[Fused]] = {}
-    for node in made.values():
-        if isinstance(node, Fused):
-            uses.setdefault(id(node.func), []).append(node)
-    kernels = [KernelUse(t[0].func.name, _sources(t[0].func), len(t), t[0].func.tasks) for t in uses.values()]
-    return Explanation(
-        sum(not is_constant(node) for node in cull(whole, wanted).values()),
-        sum(not is_constant(node) for node in made.values()),
-        tuple(sorted(kernels, key=lambda k: -k.regions)),
-        tuple(refusals),
-    )
-
-
-def _sources(kernel: Kernel) -> str:
-    """Return the source of a kernel, with the kernels it calls above it."""
-    inner = [_sources(value) for value in kernel.constants.values() if isinstance(value, Kernel)]
-    return "\n\n".join([*inner, kernel.source])

@@ -354,7 +354,7 @@ def test_regions_are_convex_between_all_passes(twin: Program, policy: go.Policy)
                 between = {key for key in below - inside if reached[key] & inside}
                 assert not between, f"{between} lies between tasks of {node!r}"
 
-    pipeline._passes(normalise(twin.graph()), keys, policy, {}, None, check)
+    pipeline.run_passes(normalise(twin.graph()), keys, policy, {}, None, check)
     assert seen == [name for name in PASSES if name in policy.passes]
 
 
@@ -377,7 +377,7 @@ def test_as_many_tasks_can_run_at_once_as_the_policy_asks_for(twin: Program, pol
     """Through all passes: where the widest depth has enough tasks, the result can keep the threads busy too."""
     keys = twin.keys()
     between: dict[str, Graph] = {"": normalise(twin.graph())}
-    made = pipeline._passes(between[""], keys, policy, {}, None, between.__setitem__)
+    made = pipeline.run_passes(between[""], keys, policy, {}, None, between.__setitem__)
     merged = [graph for name, graph in between.items() if name not in ("diamond", "lanes")]  # equal tasks are gone there
     widths = [len(tasks) for tasks in levels(merged[-1]).values()]
     if max(widths, default=0) >= (policy.parallelism or 1):

@@ -34,6 +34,7 @@ FLOORS = {
         "passes": 2,
         "source": 3,
         "kernel": 3,
+        "explain": 4,
         "pipeline": 4,
         "plan": 5,
         "execute": 6,
@@ -70,10 +71,12 @@ FLOORS = {
 #: Who may import whom on the same floor. The listing runs from the ground up, so it cannot hold a cycle.
 BESIDE = {
     "graphopt": {
+        "graph": {"blockwise"},
         "region": {"functions", "graph"},
         "sizes": {"graph", "region"},
         "program": {"functions", "graph"},
         "kernel": {"source"},
+        "explain": {"pipeline"},
         "demo": {"report"},
         "__main__": {"report", "demo"},
     },

@@ -28,6 +28,7 @@ from toolz.functoolz import Compose
 
 from graphopt import lean
 from graphopt.blockwise import derive
+from graphopt.functions import is_fresh
 from graphopt.program import Program, is_subgraph, program_of
 from graphopt.types import Graph, Key, Node
 
@@ -66,7 +67,8 @@ def _lean(func: Any) -> Any:
             return functools.partial(lean.sum_, **func.keywords)
         if func.func is _concatenate2 and not func.args and func.keywords.keys() == {"axes"}:
             return functools.partial(lean.concatenate, **func.keywords)
-    if type(func) is Compose and len(func.funcs) == 1:
+    # A function that somebody wrote may write to what it gets; joined blocks are its own, a single block is not.
+    if type(func) is Compose and len(func.funcs) == 1 and is_fresh(func.funcs[0]):
         join = func.first
         if type(join) is functools.partial and join.func is _concatenate2 and join.keywords.keys() == {"axes"}:
             reduce: Any = _lean(func.funcs[0])
