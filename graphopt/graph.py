@@ -245,7 +245,7 @@ def _read_layers(graph: Any, keys: list[Key], merge_layers: bool) -> tuple[dict[
             for node in made.values():
                 needed.update(node.dependencies)
         else:
-            found = _reachable(_narrow(layer, needed), needed, all_keys)
+            found = _reachable(_narrow(layer, needed, all_keys), needed, all_keys)
         if annotations := getattr(graph.layers[name], "annotations", None):
             for key in found:
                 notes[key] = {what: value(key) if callable(value) else value for what, value in annotations.items()}
@@ -284,7 +284,7 @@ def _layer_order(depends: Mapping[str, Iterable[str]]) -> list[str]:
     return list(out)
 
 
-def _narrow(layer: Any, needed: set[Key]) -> Mapping[Key, Any]:
+def _narrow(layer: Any, needed: set[Key], all_keys: _AllKeys) -> Mapping[Key, Any]:
     """Cut a layer that is not materialised yet down to the blocks that are needed."""
     if getattr(layer, "is_materialized", lambda: True)():
         return cast("Mapping[Key, Any]", layer)
@@ -293,7 +293,7 @@ def _narrow(layer: Any, needed: set[Key]) -> Mapping[Key, Any]:
         return cast("Mapping[Key, Any]", layer)
     if not wanted:
         return {}
-    return cast("Mapping[Key, Any]", layer.cull(wanted, ())[0])
+    return cast("Mapping[Key, Any]", layer.cull(wanted, all_keys)[0])
 
 
 def _reachable(layer: Mapping[Key, Any], needed: set[Key], all_keys: Any) -> dict[Key, Node]:

@@ -243,8 +243,7 @@ class _Generator:
                 traced[key] = (self._shape(tracer, region), tracer, region)
         for shape in list(self.shapes.values()):
             self._write(shape)
-        renamed: Substitutions = {key: self._new_key(key, *rest) for key, rest in traced.items() if key not in self.keys}
-        self._rename_readers(traced, renamed)
+        renamed = self._new_keys(traced)
         if not traced and not renamed:
             return self.graph
         out: dict[Key, Node] = {}
@@ -318,42 +317,45 @@ class _Generator:
         shape.slots = source.slots
         self.kernels[id(shape.program)] = (shape.kernel, shape.slots)
 
-    def _new_key(self, key: Key, shape: _Shape, tracer: Tracer, region: Region) -> Key:
-        """Name a fused task by what it does and what it reads, so that equal work has an equal key in every run.
+    def _new_keys(self, traced: Mapping[Key, tuple[_Shape, Tracer, Region]]) -> Substitutions:
+        """Name anew the fused tasks, and the plain tasks and aliases that read other keys than they did.
 
-        Blocks of one array keep a common name and their own index: the scheduler groups tasks by it.
+        What was asked for keeps its key. So does a task of any type of its own, which may be known by its key, as the
+        barrier of a shuffle is.
         """
-        out = region.outputs[0]
-        kernel = shape.kernel
-        assert kernel is not None
-        many = "" if len(region.outputs) == 1 else repr(region.outputs[1:])
-        if isinstance(out, tuple) and out and isinstance(out[0], str):
-            names = tuple([k[0] if isinstance(k, tuple) and k else k for k in tracer.inputs])
-            what = (kernel.source, out[0], names)
-            if what not in self.digests:
-                self.digests[what] = _digest(*map(repr, what))
-            digest = self.digests[what]
-            if many:  # which other results come along is not settled by the first one's key
-                digest = _digest(digest, many)
-            return (f"{kernel.name}-{digest}", *out[1:])
-        return f"{kernel.name}-{_digest(kernel.source, repr(out), many, repr(tuple(tracer.inputs)))}"
-
-    def _rename_readers(self, traced: Collection[Key], renamed: Substitutions) -> None:
-        """Add new keys for the plain tasks, and the aliases, that read other keys than they did."""
-        for key in toposort(self.graph):
+        renamed: Substitutions = {}
+        for key in toposort(self.graph):  # the new names of the inputs are part of a name
             node = self.graph[key]
-            if key in traced or key in self.keys or type(node) not in (Task, Alias, Region):
-                continue  # a task of any other type may be known by its key, as the barrier of a shuffle is
-            reads = dependencies(node)
-            old = self.before.get(key)
-            is_fused = isinstance(node, Task) and (isinstance(node.func, Program) or is_subgraph(node))
-            if is_fused or not reads.isdisjoint(renamed) or (old is not None and dependencies(old) != reads):
-                inputs = {renamed.get(dep, dep) for dep in reads}
-                names = sorted({repr(dep[0] if isinstance(dep, tuple) and dep else dep) for dep in inputs})
-                if isinstance(key, tuple) and key and isinstance(key[0], str):
-                    renamed[key] = (f"{key_split(key)}-{_digest(key[0], *names)}", *key[1:])
-                else:
-                    renamed[key] = f"{key_split(key)}-{_digest(repr(key), *names)}"
+            if key in self.keys:
+                continue
+            if key in traced:
+                renamed[key] = self._fused_key(*traced[key], renamed)
+            elif type(node) in (Task, Alias, Region):
+                reads, old = dependencies(node), self.before.get(key)
+                is_fused = isinstance(node, Task) and (isinstance(node.func, Program) or is_subgraph(node))
+                if is_fused or not reads.isdisjoint(renamed) or (old is not None and dependencies(old) != reads):
+                    names = sorted({repr(_name(renamed.get(dep, dep))) for dep in reads})
+                    renamed[key] = self._key(str(key_split(key)), key, tuple(names))
+        return renamed
+
+    def _fused_key(self, shape: _Shape, tracer: Tracer, region: Region, renamed: Substitutions) -> Key:
+        """Name a fused task by what it does and what it reads, so that equal work has an equal key in every run."""
+        assert shape.kernel is not None
+        out, *more = region.outputs
+        # Which results come along is not settled by the first one's key; those of the same block are told by their names.
+        place = out[1:] if isinstance(out, tuple) else None
+        others = tuple([key[0] if isinstance(key, tuple) and key[1:] == place else key for key in more])
+        names = tuple([_name(renamed.get(key, key)) for key in tracer.inputs])
+        return self._key(shape.kernel.name, out, (shape.kernel.source, others, names))
+
+    def _key(self, name: str, key: Key, what: tuple[Any, ...]) -> Key:
+        """Make a key of a name and a digest. Blocks keep a common name and their own index: the scheduler groups by it."""
+        if not (isinstance(key, tuple) and key and isinstance(key[0], str)):
+            return f"{name}-{_digest(repr(key), repr(what))}"
+        known = (key[0], what)
+        if known not in self.digests:
+            self.digests[known] = _digest(repr(known))
+        return (f"{name}-{self.digests[known]}", *key[1:])
 
     def _fuse(self, key: Key, shape: _Shape, tracer: Tracer, region: Region, renamed: Mapping[Key, Any]) -> Fused:
         assert shape.kernel is not None
@@ -374,6 +376,10 @@ class _Generator:
                 if key not in read:
                     del out[key]
         return out
+
+
+def _name(key: Any) -> Any:
+    return key[0] if isinstance(key, tuple) and key else key
 
 
 def _hint(key: Key) -> str:

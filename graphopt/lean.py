@@ -26,22 +26,24 @@ def concatenate(blocks: Any, axes: Any) -> Any:
     return _concatenate2(blocks, axes=axes)
 
 
-def sum_(a: Any, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
+def sum_(a: Any, axis: Any = None, dtype: Any = None, **keepdims: Any) -> Any:
     """Sum like ``np.sum``; along an axis of one element that is a reshape."""
     if (
         type(a) is np.ndarray
         and type(axis) is tuple
         and len(axis) == 1
+        and -a.ndim <= axis[0] < a.ndim
         and a.shape[axis[0]] == 1
         and a.dtype.kind == "f"
         and dtype == a.dtype
         and a.dtype.isnative
     ):
+        keep = keepdims.get("keepdims", False)
         k = axis[0] % a.ndim
         shape = a.shape[:k] + a.shape[k + 1 :]
-        if shape or keepdims:
-            return a.reshape(a.shape if keepdims else shape) + _START
-    return np.sum(a, axis=axis, dtype=dtype, keepdims=keepdims)
+        if shape or keep:
+            return a.reshape(a.shape if keep else shape) + _START
+    return np.sum(a, axis=axis, dtype=dtype, **keepdims)  # classes other than arrays need not know keepdims
 
 
 def reduce_blocks(reduce: Callable[..., Any], blocks: Any, axes: Any, **options: Any) -> Any:
@@ -52,6 +54,7 @@ def reduce_blocks(reduce: Callable[..., Any], blocks: Any, axes: Any, **options:
         and len(blocks) == 1
         and type(blocks[0]) is np.ndarray
         and blocks[0].flags.c_contiguous
+        and -blocks[0].ndim <= axes[0] < blocks[0].ndim
     ):
         return reduce(blocks[0], **options)
     return reduce(concatenate(blocks, axes), **options)

@@ -332,6 +332,10 @@ class Optimizer:
 
     def __call__(self, dsk: Any, keys: Any, **_: Any) -> Any:
         """Optimise what dask is about to run. Keys that are not in the graph are results that a cluster holds."""
+        from dask import config
+
+        if config.get("optimization.fuse.active", None) is False:  # dask's own switch, which its optimisers read too
+            return dsk
         policy = self.policy
         wanted = flatten_keys(keys)
 

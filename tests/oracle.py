@@ -40,7 +40,7 @@ def same(a: Any, b: Any) -> bool:
     if type(a) is not type(b):
         return False
     if isinstance(a, np.ma.MaskedArray):
-        return same(a.data, b.data) and same(np.ma.getmaskarray(a), np.ma.getmaskarray(b))
+        return same(a.view(np.ndarray), b.view(np.ndarray)) and same(np.ma.getmaskarray(a), np.ma.getmaskarray(b))
     if isinstance(a, np.ndarray):
         if a.dtype != b.dtype or a.shape != b.shape:
             return False
@@ -49,8 +49,8 @@ def same(a: Any, b: Any) -> bool:
         return _bits(a) == _bits(b)
     if isinstance(a, np.generic):
         return a.dtype == b.dtype and _bits(np.asarray(a)) == _bits(np.asarray(b))
-    if isinstance(a, float):
-        return struct.pack("d", a) == struct.pack("d", b)
+    if isinstance(a, (float, complex)):
+        return struct.pack("dd", a.real, a.imag) == struct.pack("dd", b.real, b.imag)
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, dict):

@@ -76,6 +76,6 @@ def _incoming(dask_worker: distributed.Worker) -> list[list[Any]]:
     return [list(transfer["keys"]) for transfer in dask_worker.transfer_incoming_log]
 
 
-def known_tasks(client: distributed.Client) -> int:
-    """Count the tasks that the scheduler knows."""
-    return int(client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))
+def known_tasks(client: distributed.Client) -> set[Any]:
+    """Return the keys of the tasks that the scheduler knows."""
+    return set(client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks)))

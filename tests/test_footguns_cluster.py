@@ -7,6 +7,7 @@ read. Where a fault would be a computation that never ends, results are waited f
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import operator
 import os
 import random
@@ -65,6 +66,14 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 def identity(x: Any) -> Any:
     return x
+
+
+@contextlib.contextmanager
+def nothing_left(client: distributed.Client) -> Iterator[None]:
+    """Assert that in the end the scheduler knows no task that it did not know before."""
+    before = known_tasks(client)
+    yield
+    wait_until(lambda: known_tasks(client) <= before)
 
 
 # -- silent: where tasks run -------------------------------------------------------------------------------------------
@@ -169,8 +178,8 @@ def test_what_is_held_is_not_computed_again(client: distributed.Client, tmp_path
 def test_what_was_held_and_let_go_is_made_again(client: distributed.Client) -> None:
     draw = dask.delayed(random.random, pure=False)()
     with go.optimized(USUAL):
-        first = client.compute(draw).result(timeout=PATIENCE)
-        wait_until(lambda: known_tasks(client) == 0)
+        with nothing_left(client):
+            first = client.compute(draw).result(timeout=PATIENCE)
         assert client.compute(draw).result(timeout=PATIENCE) != first
 
 
@@ -185,21 +194,20 @@ def mean_and_rest(x: Any) -> list[Any]:
 def test_optimised_beside_what_is_held_unoptimised(client: distributed.Client, first: int) -> None:
     """Whatever is held, the optimiser meets no key with another task, so that the scheduler never has to warn."""
     expected = [plain(one) for one in mean_and_rest(stored())]
-    with complaints() as said:
+    with complaints() as said, nothing_left(client):
         held = client.persist(mean_and_rest(stored())[first], optimize_graph=False)
         for policy in (GREEDY, USUAL):
-            futures = []
             with go.optimized(policy):
-                futures += client.compute(mean_and_rest(stored()))
+                futures = client.compute(mean_and_rest(stored()))
                 kept = client.persist(mean_and_rest(stored()))
                 futures += client.compute(kept)
-            for number, future in enumerate(futures):
-                np.testing.assert_allclose(future.result(timeout=PATIENCE), expected[number % 6], rtol=1e-12)
-            del futures, future, kept
-        np.testing.assert_allclose(client.compute(held).result(timeout=PATIENCE), expected[first], rtol=1e-12)
+            results = [future.result(timeout=PATIENCE) for future in futures]
+            for found, value in zip(results, expected * 2, strict=True):
+                np.testing.assert_allclose(found, value, rtol=1e-12)
+            del futures, kept
+        np.testing.assert_allclose(result(client, held), expected[first], rtol=1e-12)
+        del held
     assert not said
-    del held
-    wait_until(lambda: known_tasks(client) == 0)
 
 
 @pytest.mark.parametrize("first", range(6))
@@ -248,41 +256,40 @@ def test_unoptimised_beside_what_is_held_optimised(client: distributed.Client) -
 
 
 def test_nothing_is_left_behind(client: distributed.Client) -> None:
-    with go.optimized(USUAL):
+    with go.optimized(USUAL), nothing_left(client):
         results = dask.compute(*mean_and_rest(stored()), dask.delayed(operator.neg)(1), db.range(9, npartitions=3).sum())
     assert results[-2:] == (-1, 36)
-    wait_until(lambda: known_tasks(client) == 0)
 
 
 # -- futures -----------------------------------------------------------------------------------------------------------
 
 
 def test_futures_are_held_while_used_and_then_let_go(client: distributed.Client) -> None:
-    slow = client.submit(lambda: time.sleep(0.3) or np.arange(6.0))
-    value = dask.delayed(operator.mul)(dask.delayed(operator.add)(slow, 1), dask.delayed(sum)([slow, slow]))
-    array = da.from_delayed(dask.delayed(identity)(slow), (6,), float)
-    with go.optimized(USUAL):
-        futures = [client.compute(value), client.compute((array + 1).sum()), client.compute(array)]
-    del slow, value, array
-    results = client.gather(futures)
+    def use() -> list[Any]:
+        slow = client.submit(lambda: time.sleep(0.3) or np.arange(6.0))
+        value = dask.delayed(operator.mul)(dask.delayed(operator.add)(slow, 1), dask.delayed(sum)([slow, slow]))
+        array = da.from_delayed(dask.delayed(identity)(slow), (6,), float)
+        with go.optimized(USUAL):
+            return [client.compute(value), client.compute((array + 1).sum()), client.compute(array)]
+
+    with nothing_left(client):
+        results = client.gather(use())
     np.testing.assert_array_equal(results[0], (np.arange(6.0) + 1) * 2 * np.arange(6.0))
     assert results[1] == 21
     np.testing.assert_array_equal(results[2], np.arange(6.0))
-    del futures
-    wait_until(lambda: known_tasks(client) == 0)
 
 
 def test_persisted_arrays_are_held_while_used(client: distributed.Client) -> None:
-    with go.optimized(USUAL):
-        x = client.persist(curve(stored()))
-        total = client.compute((x - x.mean(axis=0)).sum())
-        again = client.persist(x + 1)
-    del x
+    def use() -> list[Any]:
+        with go.optimized(USUAL):
+            x = client.persist(curve(stored()))
+            return [client.compute((x - x.mean(axis=0)).sum()), client.compute(client.persist(x + 1))]
+
     y = curve(stored())
-    np.testing.assert_allclose(total.result(timeout=PATIENCE), plain((y - y.mean(axis=0)).sum()), atol=1e-9)
-    np.testing.assert_array_equal(again.compute(), plain(y + 1))
-    del total, again
-    wait_until(lambda: known_tasks(client) == 0)
+    with nothing_left(client):
+        results = client.gather(use())
+    np.testing.assert_allclose(results[0], plain((y - y.mean(axis=0)).sum()), atol=1e-9)
+    np.testing.assert_array_equal(results[1], plain(y + 1))
 
 
 def test_scattered_data(client: distributed.Client) -> None:

@@ -12,7 +12,7 @@ import operator
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -291,6 +291,35 @@ def test_dask_optimize_and_compute_later() -> None:
     assert len(ran) == TASKS["array"]
     with go.optimized(**STRICT, parallelism=2):
         same(ready.compute(scheduler="sync"), plain(array()))
+
+
+class Plain(Mapping):  # type: ignore[type-arg]
+    """A graph that is neither a dict nor a high-level graph."""
+
+    def __init__(self, graph: dict[Any, Any]) -> None:
+        self.graph = graph
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.graph[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.graph)
+
+    def __len__(self) -> int:
+        return len(self.graph)
+
+    def copy(self) -> Plain:
+        return Plain(dict(self.graph))
+
+
+def test_collections_over_any_mapping(counting: Callable[[], Any]) -> None:
+    from dask.delayed import Delayed
+    from dask.task_spec import Task, TaskRef
+
+    chain = {i: Task(i, operator.add, TaskRef(i - 1), 1) for i in range(1, 9)} | {0: Task(0, operator.add, 0, 0)}
+    with go.optimized(**STRICT), counting() as ran:
+        assert Delayed(8, Plain(chain)).compute() == 8
+    assert ran == [8]
 
 
 # -- where the optimiser runs ------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import dask
 import numpy as np
 from dask._task_spec import Dict, Set, Tuple  # private, but graphs hold them
 from dask.task_spec import Alias, DataNode, List, Task, TaskRef
@@ -188,6 +189,25 @@ class Program:
     def expected(self, world: int = 0) -> dict[Any, Any]:
         values = self.values()
         return {self.key(place, world): values[place] for place in self.wanted}
+
+    def delayed(self) -> list[Any]:
+        """Write the program with ``dask.delayed``; return what is asked for."""
+        made: list[Any] = []
+
+        def get(item: Any) -> Any:
+            if isinstance(item, Ref):
+                return made[item.place]
+            if isinstance(item, Call):
+                kwargs = {name: get(value) for name, value in item.kwargs}
+                return dask.delayed(item.func, pure=False)(*map(get, item.args), **kwargs)
+            if isinstance(item, Many):
+                items = list(map(get, item.items))
+                return dict(zip(items[::2], items[1::2], strict=True)) if item.kind is dict else item.kind(items)
+            return item
+
+        for step in self.steps:
+            made.append(dask.delayed(step.what.value) if isinstance(step.what, Data) else get(step.what))
+        return [made[place] for place in self.wanted]
 
     def _node(self, place: int, world: int) -> Any:
         step, key = self.steps[place], self.key(place, world)
