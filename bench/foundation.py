@@ -17,12 +17,12 @@ from typing import Any
 
 import dask
 import threadpoolctl
-from dask.task_spec import Task
 from rich.console import Console
 from rich.table import Table
 
 import graphopt as go
 from graphopt.graph import normalise
+from graphopt.spec import Task
 
 sys.path.insert(0, str(Path(__file__).parent))
 from measure import count_tasks, interleaved, machine

@@ -10,7 +10,8 @@ import dask
 import dask.array as da
 import numpy as np
 from dask.highlevelgraph import HighLevelGraph
-from dask.task_spec import GraphNode, Task, TaskRef
+
+from graphopt.spec import GraphNode, Task, TaskRef
 
 ROWS, COLUMNS = 1_000_000, 15
 

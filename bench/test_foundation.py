@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dask
 import pytest
-from dask.task_spec import Task
 from problems import blocks_of, chain, lanes, logistic, logistic_data, logistic_numpy
 
 import graphopt as go
+from graphopt.spec import Task
 
 
 @pytest.mark.benchmark(group="execute a fused region of 10 nodes")

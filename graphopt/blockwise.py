@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from dask.blockwise import Blockwise
-from dask.task_spec import DataNode, GraphNode, Task, TaskRef
 
+from graphopt.spec import DataNode, GraphNode, Task, TaskRef
 from graphopt.types import Key
 
 __all__ = ["blocks", "derive"]

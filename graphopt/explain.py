@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from dask.task_spec import TaskRef
-
 from graphopt.graph import check_graph, flatten_keys, is_constant, read
 from graphopt.kernel import Fused, Kernel, generate
 from graphopt.passes.cull import cull
 from graphopt.pipeline import Policy, checked, classes_of, run_passes
+from graphopt.spec import TaskRef
 from graphopt.types import Key, Refusal
 
 __all__ = ["Explanation", "KernelUse", "explain"]

@@ -9,12 +9,13 @@ All functions are pure and linear in tasks and edges.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
-from dask.task_spec import Alias, DataNode, GraphNode, Task, TaskRef
+from dask.utils import key_split
 
 from graphopt.blockwise import blocks
+from graphopt.spec import Alias, DataNode, GraphNode, Task, TaskRef
 from graphopt.types import CycleError, Graph, GraphError, Key, MissingKeyError, Node
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "dependents",
     "flatten_keys",
     "is_constant",
+    "key_name",
     "normalise",
     "read",
     "toposort",
@@ -56,6 +58,14 @@ def dependencies(node: Node) -> frozenset[Key]:
     return cast("frozenset[Key]", node.dependencies) if isinstance(node, GraphNode) else _NONE
 
 
+def key_name(key: Key | None) -> str:
+    """Name what a key belongs to, as dask does: ``'exp'`` for ``('exp-1a2b', 0)``; ``'x'`` where dask cannot say."""
+    try:
+        return str(key_split(key))
+    except (IndexError, UnicodeDecodeError):  # an empty tuple, or bytes that are no text
+        return "x"
+
+
 def is_constant(node: Node) -> bool:
     """Say whether a node is data that is already there: a literal or a future."""
     return isinstance(node, (DataNode, TaskRef))
@@ -81,21 +91,27 @@ def toposort(graph: Graph) -> list[Key]:
     if _in_order(graph):
         return list(graph)
     out: dict[Key, None] = {}
+    place = {key: i for i, key in enumerate(graph)}
+
+    def inputs(key: Key) -> Iterator[Key]:
+        """List what a task reads in the graph's order: sets are in another order in every process."""
+        return iter(sorted([dep for dep in dependencies(graph[key]) if dep in place], key=place.__getitem__))
+
     for root in graph:
         if root in out:
             continue
         # Depth first with an explicit stack: chains of 100 000 tasks are real, recursion limits are too.
-        stack = [(root, iter(dependencies(graph[root])))]
+        stack = [(root, inputs(root))]
         open_keys = {root}
         while stack:
             key, deps = stack[-1]
             for dep in deps:
-                if dep in out or dep not in graph:
+                if dep in out:
                     continue
                 if dep in open_keys:
                     cycle = [k for k, _ in stack]
                     raise _cycle([*cycle[cycle.index(dep) :], dep])
-                stack.append((dep, iter(dependencies(graph[dep]))))
+                stack.append((dep, inputs(dep)))
                 open_keys.add(dep)
                 break
             else:

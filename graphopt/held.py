@@ -20,8 +20,7 @@ import threading
 from collections.abc import Collection
 from typing import Any
 
-from dask.task_spec import GraphNode
-
+from graphopt.spec import GraphNode
 from graphopt.types import Graph, Key
 
 __all__ = ["held"]

@@ -16,14 +16,13 @@ from types import CodeType
 from typing import Any, cast
 
 import numpy as np
-from dask.task_spec import Alias, DataNode, GraphNode, Task, TaskRef
-from dask.utils import key_split
 
 from graphopt.functions import bindable, is_simple, token
-from graphopt.graph import dependencies, toposort
+from graphopt.graph import dependencies, key_name, toposort
 from graphopt.program import ITEM, Program, Tracer, is_subgraph
 from graphopt.region import Region, barrier, first_output, is_pick
 from graphopt.source import write
+from graphopt.spec import Alias, DataNode, GraphNode, Task, TaskRef
 from graphopt.types import Graph, Key, Node, Substitutions
 
 __all__ = ["Fused", "Kernel", "generate"]
@@ -335,7 +334,7 @@ class _Generator:
                 is_fused = isinstance(node, Task) and (isinstance(node.func, Program) or is_subgraph(node))
                 if is_fused or not reads.isdisjoint(renamed) or (old is not None and dependencies(old) != reads):
                     names = sorted({repr(_name(renamed.get(dep, dep))) for dep in reads})
-                    renamed[key] = self._key(str(key_split(key)), key, tuple(names))
+                    renamed[key] = self._key(key_name(key), key, tuple(names))
         return renamed
 
     def _fused_key(self, shape: _Shape, tracer: Tracer, region: Region, renamed: Substitutions) -> Key:
@@ -384,7 +383,7 @@ def _name(key: Any) -> Any:
 
 def _hint(key: Key) -> str:
     """Name an input by what made it; a region of several outputs by its first."""
-    return str(key_split(first_output(key)))
+    return key_name(first_output(key))
 
 
 def _is_small(value: Any) -> bool:

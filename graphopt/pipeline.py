@@ -14,8 +14,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from dask.task_spec import GraphNode, TaskRef
-
 from graphopt.functions import token
 from graphopt.graph import check_graph, dependencies, flatten_keys, read, toposort
 from graphopt.held import held
@@ -27,7 +25,8 @@ from graphopt.passes.diamond import NAME as DIAMOND
 from graphopt.passes.diamond import diamond, partition
 from graphopt.passes.lanes import lanes
 from graphopt.passes.lower import lower
-from graphopt.types import Graph, GraphoptError, GraphoptWarning, Key, Node, PolicyError, Refusal
+from graphopt.spec import GraphNode, TaskRef
+from graphopt.types import Graph, GraphError, GraphoptError, GraphoptWarning, Key, Node, PolicyError, Refusal
 
 __all__ = ["PASSES", "Optimizer", "Policy", "checked", "classes_of", "optimize", "optimized", "run_passes"]
 
@@ -231,7 +230,10 @@ def _run(
         nodes = {key: TaskRef(key) if key in known else node for key, node in nodes.items()}
     classes, kinds = classes_of(notes)
     origins: dict[Key, Key] = {}
-    made = generate(run_passes(nodes, keys, policy.resolve(), classes), keys, before=nodes, origins=origins)
+    try:
+        made = generate(run_passes(nodes, keys, policy.resolve(), classes), keys, before=nodes, origins=origins)
+    except GraphError as error:  # the graph was checked before: this one is not the user's doing
+        raise RuntimeError(f"a pass made a graph that could not run: {error}") from error
     if known:
         made = cull({**made, **(tasks or {})}, keys)
     if not notes:

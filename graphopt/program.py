@@ -16,11 +16,10 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
-from dask.task_spec import Alias, DataNode, GraphNode, List, Task, TaskRef
-from dask.utils import key_split
 
 from graphopt.functions import bindable, is_simple, token
-from graphopt.graph import toposort
+from graphopt.graph import key_name, toposort
+from graphopt.spec import Alias, DataNode, GraphNode, List, Task, TaskRef
 from graphopt.types import Key
 
 __all__ = [
@@ -215,7 +214,7 @@ class Tracer:
         if spec is None:
             if key in self._small:
                 spec = self.literal(self._small[key])
-                self.hints.setdefault(spec[1], str(key_split(key)))
+                self.hints.setdefault(spec[1], key_name(key))
             elif key in self._picks:
                 region, place = self._picks[key]
                 spec = (ITEM, self.ref(region), place)

@@ -17,9 +17,9 @@ from functools import lru_cache
 from typing import Any, TypeGuard
 
 import numpy as np
-from dask.task_spec import Alias, DataNode, GraphNode, List, Task, TaskRef
 
 from graphopt.functions import is_lock
+from graphopt.spec import Alias, DataNode, GraphNode, List, Task, TaskRef
 from graphopt.types import Graph, Key, Node, Substitutions
 
 __all__ = ["Region", "barrier", "first_output", "group", "is_pick", "pick", "region_key"]
@@ -121,7 +121,7 @@ def is_pick(node: Node | None, graph: Mapping[Any, Node]) -> TypeGuard[Task]:
         type(node) is Task
         and node.func is operator.getitem
         and len(node.args) == 2
-        and isinstance(node.args[0], TaskRef)
+        and isinstance(node.args[0], (TaskRef, Alias))  # an Alias with dask before 2025.5
         and type(node.args[1]) is int
         and isinstance(region := graph.get(node.args[0].key), Region)
         and len(region.outputs) > 1

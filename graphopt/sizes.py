@@ -11,10 +11,10 @@ import math
 from typing import Any
 
 from dask.sizeof import sizeof
-from dask.task_spec import DataNode, Task
 
 from graphopt.graph import dependencies
 from graphopt.region import Region
+from graphopt.spec import DataNode, Task
 from graphopt.types import Graph, Node
 
 __all__ = ["at_most_bytes", "brought_bytes"]

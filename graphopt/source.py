@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dask.utils import key_split
 
 from graphopt import lean
 from graphopt.functions import bindable, is_simple
+from graphopt.graph import key_name
 from graphopt.program import CONST, DICT, INPUT, ITEM, LIST, LITERAL, SET, TUPLE, VALUE, Program, Spec, Step
 
 __all__ = ["Source", "function_name", "write"]
@@ -173,7 +173,7 @@ class _Writer:
                     func = func.func
                 self.steps.append((func, moved, tuple(options.items())))
                 self.labels.append((place, None) if outer is None else (outer, label))
-                self.wishes.append(function_name(func) if isinstance(label, list) else str(key_split(label)))
+                self.wishes.append(function_name(func) if isinstance(label, list) else key_name(label))
                 results.append((VALUE, len(self.steps) - 1))
         return tuple(map(move, program.outputs))
 
@@ -424,5 +424,5 @@ def _output_names(program: Program) -> list[str]:
     for spec in program.outputs:
         at = _values(spec)
         label = program.labels[at[0]] if at and at[0] < len(program.labels) else None
-        names.append("x" if label is None or isinstance(label, list) else str(key_split(label)))
+        names.append("x" if label is None or isinstance(label, list) else key_name(label))
     return names

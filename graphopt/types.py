@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dask.task_spec import GraphNode, TaskRef
 from dask.typing import Key  # a string, bytes, an int, a float, or a (nested) tuple of those
+
+from graphopt.spec import GraphNode, TaskRef
 
 __all__ = [
     "CycleError",

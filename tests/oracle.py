@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from dask.task_spec import Alias, DataNode, GraphNode, Task, TaskRef
 
 from graphopt.functions import token
 from graphopt.graph import dependencies, toposort
 from graphopt.program import Program as Steps
 from graphopt.region import Region
+from graphopt.spec import Alias, DataNode, GraphNode, Task, TaskRef
 
 
 def evaluate(graph: Mapping[Any, Any], keys: Any, held: Mapping[Any, Any] | None = None) -> dict[Any, Any]:

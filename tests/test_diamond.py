@@ -13,7 +13,6 @@ from typing import Any
 import dask
 import numpy as np
 import pytest
-from dask.task_spec import Alias, DataNode, List, Task, TaskRef
 from dask.utils import SerializableLock
 from oracle import evaluate, outline, regions
 
@@ -21,6 +20,7 @@ from graphopt.graph import normalise as graph_of
 from graphopt.graph import toposort
 from graphopt.passes.diamond import diamond, partition
 from graphopt.region import Region, barrier, first_output, group, is_pick, pick, region_key
+from graphopt.spec import Alias, DataNode, List, Task, TaskRef
 
 THREADS = "fewer than {} independent regions would remain beside it"
 

@@ -25,7 +25,7 @@ import distributed
 import numpy as np
 import pytest
 from dask.utils import SerializableLock
-from seen import STRICT, complaints, fetched, known_tasks, run_there
+from seen import complaints, fetched, known_tasks, run_there
 
 import graphopt as go
 
@@ -227,7 +227,12 @@ def test_optimised_beside_what_dask_optimised(client: distributed.Client, first:
 
 def test_optimised_twice_under_different_policies(client: distributed.Client) -> None:
     expected = [plain(one) for one in mean_and_rest(stored())]
-    policies = (GREEDY, USUAL, go.Policy(strict=True, parallelism=16), go.Policy(strict=True, passes=("cull", "lower", "diamond")))
+    policies = (
+        GREEDY,
+        USUAL,
+        go.Policy(strict=True, parallelism=16),
+        go.Policy(strict=True, passes=("cull", "lower", "diamond")),
+    )
     futures = []
     with complaints() as said:
         for policy in policies:
@@ -441,7 +446,7 @@ def test_rechunking_over_the_network(client: distributed.Client, name: str, poli
 
 @pytest.mark.parametrize("policy", [GREEDY, USUAL], ids=["greedy", "usual"])
 def test_dataframe_shuffles_inside_arrays(client: distributed.Client, policy: go.Policy) -> None:
-    """dask optimises dataframes itself, but an array made of one carries its tasks, shuffles and all."""
+    """Dask optimises dataframes itself, but an array made of one carries its tasks, shuffles and all."""
     import dask.dataframe as dd
     import pandas as pd
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dask.task_spec import DataNode, Task, TaskRef
 from oracle import evaluate, regions
 
 from graphopt.graph import normalise as graph_of
@@ -16,6 +15,7 @@ from graphopt.passes.diamond import diamond
 from graphopt.passes.lanes import lanes
 from graphopt.region import Region, region_key
 from graphopt.sizes import brought_bytes
+from graphopt.spec import DataNode, Task, TaskRef
 from graphopt.types import Refusal
 
 

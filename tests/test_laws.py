@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from array_twins import Arrays, arrays
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
-from dask.task_spec import TaskRef
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from one_by_one import ONE_BY_ONE, before, check_regions
@@ -25,6 +24,7 @@ from twins import Program, policies, programs
 import graphopt as go
 from graphopt.graph import check_graph, dependencies, flatten_keys, is_constant, normalise, read
 from graphopt.kernel import Fused
+from graphopt.spec import TaskRef
 
 each_pass = pytest.mark.parametrize("name", ONE_BY_ONE)
 

@@ -105,9 +105,9 @@ for seed in range(6):
     made = go.optimize(twin.graph(), twin.keys(), go.Policy(parallelism=2, strict=True))
     print([(key, sorted(map(repr, node.dependencies)), getattr(node.func, "source", "")) for key, node in made.items()
            if hasattr(node, "func")])
-    x = arrays(seed, 8).lazy[-1]
+    x = arrays(seed, 12).lazy[-1]
     made = go.optimize(x, x.__dask_keys__(), go.Policy(parallelism=2, strict=True))
-    print(sorted((len(node.labels), node.func.source) for node in made.values() if hasattr(node, "labels")))
+    print(list(made), [(len(node.labels), node.func.source) for node in made.values() if hasattr(node, "labels")])
 """
 
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: The floor of every module, or of every package whose modules share one.
 FLOORS = {
     "graphopt": {
+        "spec": 0,
         "types": 0,
         "blockwise": 1,
         "functions": 1,
@@ -71,6 +72,7 @@ FLOORS = {
 #: Who may import whom on the same floor. The listing runs from the ground up, so it cannot hold a cycle.
 BESIDE = {
     "graphopt": {
+        "types": {"spec"},
         "graph": {"blockwise"},
         "region": {"functions", "graph"},
         "sizes": {"graph", "region"},

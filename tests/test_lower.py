@@ -16,7 +16,6 @@ import pytest
 import scipy.sparse
 from dask.array.core import _concatenate2
 from dask.array.routines import _tensordot
-from dask.task_spec import Task, TaskRef
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracle import evaluate, outline, same
@@ -27,6 +26,7 @@ from graphopt import lean
 from graphopt.graph import normalise, toposort
 from graphopt.passes.lower import lower
 from graphopt.program import Program, is_subgraph
+from graphopt.spec import Task, TaskRef
 
 # -- arrays of any kind ------------------------------------------------------------------------------------------------
 

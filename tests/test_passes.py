@@ -15,7 +15,6 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-from dask.task_spec import Alias, DataNode, Task, TaskRef
 from oracle import evaluate, outline, same
 
 import graphopt as go
@@ -23,6 +22,7 @@ from graphopt.graph import normalise as graph_of
 from graphopt.passes.aliases import aliases
 from graphopt.passes.common import common
 from graphopt.passes.cull import cull
+from graphopt.spec import Alias, DataNode, Task, TaskRef
 
 X = np.arange(6.0).reshape(3, 2)
 

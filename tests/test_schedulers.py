@@ -314,7 +314,8 @@ class Plain(Mapping):  # type: ignore[type-arg]
 
 def test_collections_over_any_mapping(counting: Callable[[], Any]) -> None:
     from dask.delayed import Delayed
-    from dask.task_spec import Task, TaskRef
+
+    from graphopt.spec import Task, TaskRef
 
     chain = {i: Task(i, operator.add, TaskRef(i - 1), 1) for i in range(1, 9)} | {0: Task(0, operator.add, 0, 0)}
     with go.optimized(**STRICT), counting() as ran:
@@ -427,7 +428,5 @@ def test_array_expressions() -> None:
     """``array.query-planning`` is read when dask.array is imported, hence a process of its own."""
     root = str(Path(__file__).resolve().parent.parent)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _PLANNED], capture_output=True, text=True, timeout=80, env=env
-    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", _PLANNED], capture_output=True, text=True, timeout=80, env=env)
     assert done.stdout.strip() == "well", done.stderr

@@ -15,13 +15,13 @@ import dask.array as da
 import numpy as np
 import pytest
 from dask._task_spec import Dict, Set, Tuple
-from dask.task_spec import Alias, DataNode, List, Task, TaskRef
 from oracle import differences, evaluate, same
 
 import graphopt as go
 from graphopt.kernel import Fused
 from graphopt.program import Program
 from graphopt.source import function_name, write
+from graphopt.spec import Alias, DataNode, List, Task, TaskRef
 
 X = np.array([0.5, -1.0, 2.0])
 BIG = np.arange(30_000.0)  # too large to be a literal: it stays an input
@@ -33,6 +33,14 @@ def scale(x: Any, by: float = 2.0, **more: Any) -> Any:
 
 def total(parts: Any) -> Any:
     return sum(parts)
+
+
+def named(parts: Any) -> int:
+    return len(parts)
+
+
+def count(things: Any) -> int:
+    return len(things)
 
 
 def fused(*tasks: Any, keys: Any = None, parallelism: int = 1) -> list[Fused]:
@@ -76,14 +84,17 @@ def exp_truediv_sub(x):
 
 
 def test_a_result_used_twice_gets_a_name_and_is_dropped_after() -> None:
-    tasks = [DataNode("x", X), t("e", np.exp, "@x"), t("s", add, "@e", 1), t("q", truediv, "@e", "@s"), t("out", scale, "@q")]
-    assert source(*tasks) == '''
-def exp_truediv_scale(x):
+    tasks = [DataNode("x", X), t("e", np.exp, "@x"), t("s", add, "@e", 1), t("q", scale, "@e", "@s"), t("out", np.abs, "@q")]
+    assert (
+        source(*tasks)
+        == """
+def exp_scale_absolute(x):
     e = np.exp(x)
-    q = e / (e + 1)
+    q = scale(e, e + 1)
     del e
-    return scale(q)
-'''.replace("    q = e / (e + 1)\n    del e\n    return scale(q)", "    return scale(e / (e + 1))")  # fmt: skip
+    return np.absolute(q)
+"""
+    )
 
 
 def test_the_users_functions_have_a_line_each() -> None:
@@ -119,25 +130,20 @@ def test_containers_of_all_kinds() -> None:
         DataNode("x", X),
         Task("l", total, List(TaskRef("x"), 2)),
         Task("t", total, Tuple(TaskRef("l"))),
-        Task("d", dict, Dict({"a": TaskRef("t"), "b": List(TaskRef("x"))})),
-        Task("e", list, Task(None, operator.methodcaller("values"), TaskRef("d"))),
-        Task("s", len, Set(Task(None, len, TaskRef("e")), 7)),
+        Task("d", named, Dict({"a": TaskRef("t"), "b": List(TaskRef("x"), Tuple(1, TaskRef("l")))})),
+        Task("s", count, Set(TaskRef("d"), 7)),
     ]
-    assert source(*tasks) == '''
-def total_methodcaller_len(x):
+    assert (
+        source(*tasks)
+        == """
+def total_named_count(x):
     l = total([x, 2])
     t = total((l,))
-    del l
-    d = dict({'a': t, 'b': [x]})
-    del t
-    s = methodcaller(d)
-    del d
-    e = list(s)
-    del s
-    s_2 = len(e)
-    del e
-    return len({s_2, 7})
-'''.replace("s = methodcaller(d)", "e = methodcaller(d)").replace("e = list(s)\n    del s\n    s_2 = len(e)\n    del e", "e_2 = list(e)\n    del e\n    s = len(e_2)\n    del e_2").replace("{s_2, 7}", "{s, 7}")  # fmt: skip # noqa: E501
+    d = named({'a': t, 'b': [x, (1, l)]})
+    del l, t
+    return count({d, 7})
+"""
+    )
 
 
 def test_empty_containers() -> None:
@@ -176,8 +182,7 @@ def test_the_logistic_lane_reads_like_the_formula() -> None:
     beta = np.array([0.5, -0.25])
     eta = x.dot(beta)
     loss, gradient = da.log1p(da.exp(-y * eta)).sum(), x.T.dot(1 / (1 + da.exp(-eta)) - y)
-    made = go.explain_keys(loss, gradient) if hasattr(go, "explain_keys") else _explain(loss, gradient)
-    lane = next(text for text in made if "log1p" in text)
+    lane = next(text for text in _kernels(loss, gradient) if "log1p" in text)
     assert "np.log1p(np.exp(-" in lane
     assert "1 / (1 + np.exp(-" in lane
     assert "lean.tensordot(" in lane
@@ -185,7 +190,7 @@ def test_the_logistic_lane_reads_like_the_formula() -> None:
     ast.parse(lane)
 
 
-def _explain(*collections: Any) -> list[str]:
+def _kernels(*collections: Any) -> list[str]:
     from dask.highlevelgraph import HighLevelGraph
 
     graph = HighLevelGraph.merge(*(c.__dask_graph__() for c in collections))
@@ -201,7 +206,7 @@ AWKWARD = [
 ]
 
 
-@pytest.mark.parametrize("name", [*AWKWARD, b"bytes", 5, 2.5, ("tuple", 1), (("deep",), 2), (), ("slice", 0)], ids=repr)
+@pytest.mark.parametrize("name", [*AWKWARD, b"bytes", b"\xff", 5, 2.5, ("t", 1), (("deep",), 2), (), ("slice", 0)], ids=repr)
 def test_any_key_makes_a_name(name: Any) -> None:
     """Keys become names of inputs, literals and results; whatever they are, the text is Python and means the same."""
     tasks = [
@@ -254,7 +259,7 @@ np_exp.__name__ = "exp"
         (lambda x: x, "lambda"),
         (Affine(), "Affine"),
         (Misnamed(), "f_5"),
-        (np.vectorize(len), "vectorize"),
+        (np.vectorize(Affine()), "vectorize"),
         (operator.itemgetter(1), "itemgetter"),
     ],
 )
@@ -283,7 +288,7 @@ def test_builtins_and_types_as_functions() -> None:
 
 
 def test_keywords_that_are_no_identifiers() -> None:
-    tasks = [t("a", dict, **{"a-b": 1, "class": 2, "ok": 3, "func": 4, "key": 5}), t("b", len, "@a")]
+    tasks = [Task("a", dict, **{"a-b": 1, "class": 2, "ok": 3, "func": 4, "key": 5}), t("b", len, "@a")]
     assert "dict(**{'a-b': 1}, **{'class': 2}, ok=3, func=4, key=5)" in source(*tasks)
 
 
@@ -323,20 +328,20 @@ def _whole(func: Any) -> Any:
 
 
 def test_literals_are_written_exactly() -> None:
-    for value in (0.1, -0.0, 1e-300, 1e22, -5, 2**63, -(2**64), True, None, "a'b\n", ("t", 1), [1, [2.5]], slice(1, None, -2)):
-        (task,) = fused(
-            Task("a", Tuple, value) if False else Task("a", _pair, value), Task("b", len, TaskRef("a")), keys=["a", "b"]
-        )
-        assert same(task({}) if not isinstance(task({}), tuple) else task({})[0], (value, value))
+    for value in (0.1, -0.0, 1e-300, 1e22, -5, 2**63, -(2**63), True, None, "a'b\n", ("t", 1), [1, [2.5]], slice(1, None, -2)):
+        (task,) = fused(Task("a", _pair, value), Task("b", _pair, TaskRef("a")))
+        assert same(task({}), ((value, value), (value, value)))
         assert not task.args, f"{value!r} is not written into the text"
 
 
-def _pair(x: Any) -> list[Any]:
-    return (x, x)  # type: ignore[return-value]
+def _pair(x: Any) -> tuple[Any, Any]:
+    return x, x
 
 
 @pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), 10**5000, "x" * 41, tuple(range(9)), np.float64(2), 1j, X, {"a": 1}, {1}, b"x"]
+    "value",
+    [float("nan"), float("inf"), 10**5000, "x" * 41, tuple(range(9)), np.float64(2), 1j, X, {"a": 1}, {1}, b"x"],
+    ids=lambda value: type(value).__name__,
 )
 def test_literals_that_do_not_read_well_are_arguments(value: Any) -> None:
     (task,) = fused(Task("a", _pair, value), Task("b", len, TaskRef("a")))
@@ -360,7 +365,7 @@ def test_long_expressions_are_broken_into_lines() -> None:
     text = source(*tasks)
     assert max(map(len, text.splitlines())) < 110
     assert text.count("np.add(") == 60
-    assert text.count("    del ") == text.count(" = ")
+    assert text.count("    del ") == text.count(" = ") - 1, "all but the last, which the caller drops"
 
 
 def test_deep_and_wide_programs_compile() -> None:
@@ -388,4 +393,4 @@ def test_a_program_can_be_written_by_hand() -> None:
 def test_an_alias_inside_is_no_line() -> None:
     inner = Task.fuse(Task("a", neg, TaskRef("x")), Task("c", abs, TaskRef("b")), Alias("b", "a"), key="c")
     (task,) = fused(DataNode("x", X), inner, t("d", scale, "@c"))
-    assert "return scale(abs(-x))" in task.func.source
+    assert task.func.source.splitlines()[2:] == ["    c = abs(-x)", "    return scale(c)"]

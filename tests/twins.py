@@ -17,11 +17,11 @@ from typing import Any
 import dask
 import numpy as np
 from dask._task_spec import Dict, Set, Tuple  # private, but graphs hold them
-from dask.task_spec import Alias, DataNode, List, Task, TaskRef
 from hypothesis import strategies as st
 
 import graphopt as go
 from graphopt.pipeline import PASSES
+from graphopt.spec import Alias, DataNode, List, Task, TaskRef
 
 # -- the functions that tasks call -------------------------------------------------------------------------------------
 
@@ -262,7 +262,7 @@ class _Author:
         self.add(Data(self.array()), self.arrays)
         while len(self.steps) < size:
             blocks = (self.data, self.calls, self.calls, self.calls, self.lanes, self.fan, self.tree, self.chain)
-            self.rng.choice((*blocks, self.alias, self.odd))()
+            self.rng.choice((*blocks, self.alias, self.odd, self.again))()
 
     # -- one step ------------------------------------------------------------------------------------------------
 
@@ -346,6 +346,15 @@ class _Author:
     def chain(self) -> None:
         for _ in range(self.rng.randint(2, 5)):
             self.add(Call(self.rng.choice((*UNARY, *USER)), (Ref(self.arrays[-1]),)), self.arrays)
+
+    def again(self) -> None:
+        """Steps that were written before, once more."""
+        calls = [place for place in self.arrays if isinstance(self.steps[place].what, Call)][-6:]
+        for place in self.rng.sample(calls, min(len(calls), self.rng.randint(1, 4))):
+            self.add(self.steps[place].what, self.arrays)
+        for reader in (np.negative, np.square, operator.add, np.maximum):
+            args = tuple(map(Ref, self.rng.choices(self.arrays[-4:], k=2 if reader in BINARY else 1)))
+            self.add(Call(reader, args), self.arrays)
 
     def odd(self) -> None:
         """Values that are no arrays: tuples, numbers, sets."""

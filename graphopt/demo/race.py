@@ -17,12 +17,12 @@ import numpy as np
 from dask.base import compute
 from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
-from dask.task_spec import DataNode, GraphNode
 
 import graphopt as go
 from graphopt.demo.descent import Chunks, Descent, Vector, chunked_loss_and_gradient, loss_and_gradient
 from graphopt.demo.problem import Problem
 from graphopt.graph import flatten_keys, normalise
+from graphopt.spec import DataNode, GraphNode
 
 __all__ = [
     "DASK",

@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from dask.task_spec import Alias, GraphNode, TaskRef
-
 from graphopt.graph import dependencies
+from graphopt.spec import Alias, GraphNode, TaskRef
 from graphopt.types import CycleError, Graph, Key, Node, Substitutions
 
 EXACT = True

@@ -14,10 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any
 
-from dask.task_spec import DataNode, GraphNode, Task, TaskRef
-
 from graphopt.functions import is_fresh, is_pure, token, writes
 from graphopt.graph import dependencies, dependents, toposort
+from graphopt.spec import DataNode, GraphNode, Task, TaskRef
 from graphopt.types import Graph, Key, Node, Substitutions
 
 EXACT = True

@@ -35,11 +35,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from dask.task_spec import Task
-
 from graphopt.graph import is_constant, toposort
 from graphopt.region import Region, barrier, group, is_pick
 from graphopt.sizes import brought_bytes
+from graphopt.spec import Task
 from graphopt.types import Graph, Key, Refusal
 
 EXACT = True

@@ -22,11 +22,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from dask.task_spec import GraphNode, TaskRef
-
 from graphopt.graph import dependencies, is_constant, toposort
 from graphopt.region import Region, barrier, group, is_pick, region_key
 from graphopt.sizes import at_most_bytes, brought_bytes
+from graphopt.spec import GraphNode, TaskRef
 from graphopt.types import Graph, Key, Refusal
 
 EXACT = True

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 from dask.array.core import _concatenate2
 from dask.array.routines import _tensordot
-from dask.task_spec import Task
 from toolz.functoolz import Compose
 
 from graphopt import lean
 from graphopt.blockwise import derive
 from graphopt.functions import is_fresh
 from graphopt.program import Program, is_subgraph, program_of
+from graphopt.spec import Task
 from graphopt.types import Graph, Key, Node
 
 EXACT = True
