@@ -317,18 +317,19 @@ def _reachable(layer: Mapping[Key, Any], needed: set[Key], all_keys: Any) -> dic
     out: dict[Key, Node] = {}
     mapping = layer if isinstance(layer, dict) else dict(layer)
     work = [key for key in mapping if key in needed]
+    place: dict[Key, int] = {}
     while work:
         key = work.pop()
         if key in out:
             continue
         out[key] = node = _node(key, mapping[key], all_keys)
-        for dep in dependencies(node):
-            if dep not in needed:
-                needed.add(dep)
-                if dep in mapping:
-                    work.append(dep)
-            elif dep in mapping and dep not in out:
-                work.append(dep)
+        deps = dependencies(node)
+        needed |= deps
+        inside = [dep for dep in deps if dep in mapping and dep not in out]
+        if len(inside) > 1:  # in the layer's order, not in that of a set
+            place = place or {key: i for i, key in enumerate(mapping)}
+            inside.sort(key=place.__getitem__)
+        work += inside
     return out
 
 

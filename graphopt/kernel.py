@@ -7,6 +7,7 @@ with its own inputs and literals; when the kernel fails, the task adds to the er
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import linecache
 import re
@@ -121,7 +122,8 @@ class Fused(Task):
                 ]
             )
         except Exception as error:
-            _explain(error, self)
+            with contextlib.suppress(Exception):  # a note is not worth another error; some refuse to be changed
+                _explain(error, self)
             raise
 
     def copy(self) -> Fused:

@@ -259,17 +259,16 @@ def is_subgraph(task: Task) -> bool:
 
 def program_of(
     inner: Mapping[Key, GraphNode], outkey: Key, inkeys: Iterable[Key], *, shared: bool = False
-) -> tuple[Program, list[Any]] | None:
+) -> tuple[Program, list[int], list[Any]] | None:
     """Write down the graph inside a task that dask fused; ``shared`` if other tasks carry the very same graph.
 
     Returns
     -------
-    The program and its literals; None where a node in it has rules of its own.
+    The program, the places of the ``inkeys`` among its inputs, and its literals. Inputs are in the order in which they are
+    met: dask has them in the order of their hashes, which differs from process to process. None where a node has rules
+    of its own.
     """
     tracer = Tracer(shared=shared)
-    for key in inkeys:
-        tracer.ref(key)
-    count = len(tracer.inputs)
     for key in toposort(inner):
         node = inner[key]
         if isinstance(node, Alias):
@@ -281,15 +280,18 @@ def program_of(
                 nested = program_of(*node.args[:3], shared=shared)
                 if nested is None:
                     return None
-                refs = tuple([tracer.spec(arg) for arg in node.args[3:]])
-                literals = tuple(map(tracer.literal, nested[1]))
-                tracer.define(key, tracer.step(nested[0], refs + literals, (), key))
+                program, places, literals = nested
+                refs = [tracer.spec(node.args[3 + place]) for place in places]
+                tracer.define(key, tracer.step(program, (*refs, *map(tracer.literal, literals)), (), key))
             else:
                 tracer.task(node)
         elif isinstance(node, Task) and _container(node) is not None:
             tracer.define(key, tracer.spec(node))
         else:
             return None
-    if len(tracer.inputs) != count:
+    given = {key: place for place, key in enumerate(inkeys)}
+    if not tracer.inputs.keys() <= given.keys():
         return None  # it reads what dask does not hand it: leave the error to dask
-    return tracer.program([outkey]), tracer.literals
+    for key in given:
+        tracer.ref(key)  # what it is handed and does not read comes last
+    return tracer.program([outkey]), [given[key] for key in tracer.inputs], tracer.literals

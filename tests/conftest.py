@@ -1,7 +1,8 @@
 """What the tests share: a cluster of two worker processes, a guard over dask's configuration, and hypothesis profiles.
 
-A test that starts a cluster of its own does so with ``dashboard_address=None``. The dashboard's port may be taken, which
-is a warning and hence an error here, and starting it changes dask's configuration.
+A test that starts a cluster of its own does so with ``**QUIET``. The port of the scheduler's pages may be taken, which is a
+warning and hence an error here (and with ``dashboard_address=None`` it is still opened); starting a dashboard changes dask's
+configuration.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import dask
 import distributed  # loads its defaults into dask's configuration now, not in the middle of a test
@@ -21,10 +23,14 @@ hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2_0
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+#: Options of a `distributed.LocalCluster` that takes no port that anybody else may have.
+QUIET: dict[str, Any] = {"dashboard_address": ":0", "scheduler_kwargs": {"dashboard": False}}
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[distributed.LocalCluster]:
     """Two worker processes of one thread each, started once: each start takes seconds."""
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, **QUIET) as cluster:
         yield cluster
 
 

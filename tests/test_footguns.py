@@ -199,7 +199,7 @@ def test_literals_arrive_as_they_are(value: Any) -> None:
     for got in (first, second, third):
         assert type(got) is type(value)
         assert repr(got) == repr(value)
-        assert pickle.dumps(got) == pickle.dumps(value) or isinstance(value, (set, frozenset, str))
+        assert isinstance(value, (set, frozenset, str)) or pickle.dumps(got) == pickle.dumps(value)
 
 
 def _same(x: Any) -> Any:
@@ -266,10 +266,9 @@ def test_callables_of_all_kinds() -> None:
     one = dask.delayed(_same)(3)
     calls: list[tuple[Any, Any]] = [
         (Adder(1), 4), (Adder(2), 5), (Adder(2).method, 6), (Adder(5).method, 15), (functools.partial(operator.sub, 10), 7),
-        (functools.partial(Adder(1)), 4), (np.vectorize(lambda x: x + 1), 4), (functools.lru_cache(lambda x: -x), -3), (str, "3"),
-        (functools.partial(int, base=4), None), (Pair._make, None), (np.frompyfunc(lambda x: x + 2, 1, 1), 5), (range(9).index, 3),
+        (functools.partial(Adder(1)), 4), (np.vectorize(lambda x: x + 1), 4), (functools.lru_cache(lambda x: -x), -3),
+        (str, "3"), (np.frompyfunc(lambda x: x + 2, 1, 1), 5), (range(9).index, 3), (np.float32, 3.0), (Point, Point(3)),
     ]  # fmt: skip
-    calls = [(func, value) for func, value in calls if value is not None]
     parts = [dask.delayed(func)(one) for func, _ in calls]
     with go.optimized(GREEDY):
         results = dask.compute(*parts, scheduler="sync")
@@ -314,20 +313,20 @@ def test_chunks_that_know_where_they_are() -> None:
 # -- silent: names of results ------------------------------------------------------------------------------------------
 
 
-def graphs() -> Iterator[tuple[Any, Any]]:
-    """Graphs in which tasks of all sorts are left apart: by parallelism, by barriers, by annotations, by sharing."""
+def apart() -> Iterator[Any]:
+    """Collections in which tasks of all sorts are left apart: by parallelism, by barriers, by annotations, by sharing."""
     x = da.from_array(np.arange(64.0).reshape(8, 8), chunks=2)
     y = da.exp(x) - 1 / (x + 1)
     mean = y.mean(axis=0)
-    yield (y - mean).sum(), None
-    yield (y @ y.T).cumsum(axis=0), None
+    yield (y - mean).sum()
+    yield (y @ y.T).cumsum(axis=0)
     locked = da.from_array(np.arange(8.0), chunks=2, lock=True) + 1
-    yield (locked - locked.mean()), None
+    yield locked - locked.mean()
     a = dask.delayed(operator.add)(1, 1)
     with dask.annotate(priority=3):
         b = dask.delayed(operator.neg)(a)
     c = dask.delayed(_pair)(b, dask.delayed(_hold)(SerializableLock(), dask.delayed(_same)(b)))
-    yield dask.delayed(_same)(c), None
+    yield dask.delayed(_same)(c)
 
 
 def _hold(lock: Any, value: Any) -> Any:
@@ -338,7 +337,7 @@ def _hold(lock: Any, value: Any) -> Any:
 @pytest.mark.parametrize("policy", [GREEDY, USUAL, go.Policy(strict=True, parallelism=64)], ids=["greedy", "usual", "careful"])
 def test_a_key_is_not_kept_while_its_task_changes(policy: go.Policy) -> None:
     """On a cluster the old task may be known by that key; only what was asked for keeps its key whatever it reads."""
-    for collection, _ in graphs():
+    for collection in apart():
         asked = set(dask.core.flatten(collection.__dask_keys__()))
         before = normalise(collection, merge_layers=False)
         after = dict(go.optimize(collection, list(asked), policy))
@@ -434,7 +433,8 @@ def test_what_dask_fused_is_not_changed() -> None:
 
 
 def test_copies_keep_that_a_task_makes_data() -> None:
-    kernel = fused(go.optimize(da.ones(4, chunks=2) + 1, [("missing",)] and (da.ones(4, chunks=2) + 1).__dask_keys__()))[0].func
+    x = da.ones(4, chunks=2) + 1
+    kernel = fused(go.optimize(x, x.__dask_keys__()))[0].func
     for producer in (False, True):
         task = Fused("a", kernel, (2,), _data_producer=producer, labels=("a",))
         for other in (task.copy(), pickle.loads(pickle.dumps(task)), task.substitute({}, key="b")):
@@ -489,8 +489,11 @@ def test_annotations_are_kept_and_never_mixed() -> None:
         for node in layer.values():
             found[tuple(node.labels) if isinstance(node, Fused) else (node.key[0],)] = layer.annotations
     assert found == {
-        ("a", "b"): {"retries": 2}, ("c",): None, ("d",): {"retries": 2, "priority": 1}, ("e", "end"): {"resources": {"GPU": 1}},
-    }  # fmt: skip
+        ("a", "b"): {"retries": 2},
+        ("c",): None,
+        ("d",): {"retries": 2, "priority": 1},
+        ("e", "end"): {"resources": {"GPU": 1}},
+    }
     assert dask.get(graph, "end") == 1
     again = go.optimize(graph, "end", GREEDY)
     assert dict(again).keys() == dict(graph).keys()
@@ -707,7 +710,7 @@ def test_delayed_attributes_and_methods() -> None:
     text = dask.delayed(str)(12345)
     assert both_ways(text.replace("3", "x").upper().index("X")) == 2
     assert both_ways(dask.delayed(Point)(1, 2).y + 1) == 3
-    assert both_ways((dask.delayed(_same)([3, 1, 2])[1:] + [9])[0] ** 2) == 1
+    assert both_ways((dask.delayed(_same)([3, 1, 2])[1:] * 2)[0] ** 2) == 1
 
 
 def test_names_given_by_the_user() -> None:
@@ -853,6 +856,23 @@ def test_errors_in_a_batch_name_the_block() -> None:
     (note,) = caught.value.__notes__
     assert ", 3)" in note
     assert "check" in note
+
+
+class Closed(Exception):
+    """An error that nothing can be added to."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"cannot set {name}")
+
+
+def test_errors_that_take_no_note_are_raised_as_they_are() -> None:
+    def refuse(x: Any) -> Any:
+        raise Closed(3)
+
+    value = dask.delayed(operator.neg)(dask.delayed(refuse)(dask.delayed(_same)(1)))
+    graph = go.optimize(value, value.key, GREEDY)
+    with pytest.raises(Closed, match="3"):  # under `optimized` Python's own context managers would trip over it
+        graph[value.key]({})
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])

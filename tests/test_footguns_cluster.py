@@ -24,6 +24,8 @@ import dask.bag as db
 import distributed
 import numpy as np
 import pytest
+from dask.delayed import Delayed
+from dask.task_spec import Alias, Task, TaskRef
 from dask.utils import SerializableLock
 from seen import complaints, fetched, known_tasks, run_there
 
@@ -352,7 +354,7 @@ def test_workers_restrict(client: distributed.Client) -> None:
 
 
 def test_resources_restrict(client: distributed.Client) -> None:
-    one, other = sorted(client.scheduler_info()["workers"])
+    _, other = sorted(client.scheduler_info()["workers"])
 
     async def give(dask_worker: distributed.Worker, **resources: float) -> None:
         await dask_worker.set_resources(**resources)
@@ -415,6 +417,50 @@ def test_locks_on_workers(client: distributed.Client) -> None:
         assert result(client, dask.delayed(sum)(parts), GREEDY) == 21
     x = da.from_array(A, chunks=10, lock=True) + 1
     np.testing.assert_array_equal(result(client, x), A + 1)
+
+
+class Counter:
+    """An actor: state that stays on a worker."""
+
+    count = 0
+
+    def increment(self) -> int:
+        self.count += 1
+        return self.count
+
+
+def increment(counter: Any) -> tuple[str, int]:
+    return type(counter).__name__, counter.increment().result()
+
+
+def test_actors(client: distributed.Client) -> None:
+    """Which tasks become actors is told to the scheduler, not to the optimiser: persist them, or annotate them."""
+    with go.optimized(GREEDY):
+        counter = client.persist(dask.delayed(Counter)(), actors=True)
+        for count in (1, 2):
+            one_more = dask.delayed(identity)(dask.delayed(increment)(counter))
+            assert client.compute(one_more).result(timeout=PATIENCE) == ("Actor", count)
+    with dask.annotate(actor=True):
+        lone = dask.delayed(Counter)()
+    assert result(client, dask.delayed(increment)(lone), GREEDY, actors=(lone,)) == ("Actor", 1)
+
+
+def test_tasks_that_leave_their_thread_or_their_worker(client: distributed.Client) -> None:
+    def step_aside(x: int) -> int:
+        distributed.secede()
+        distributed.rejoin()
+        return x
+
+    def insist(x: int, there: str) -> str:
+        if here() != there:
+            raise distributed.Reschedule
+        return there
+
+    value = dask.delayed(operator.add)(dask.delayed(step_aside)(dask.delayed(operator.add)(1, 1)), 1)
+    assert result(client, value, GREEDY) == 3
+    there = max(client.scheduler_info()["workers"])
+    one = dask.delayed(operator.add)(1, 1)
+    assert result(client, dask.delayed(both)(dask.delayed(insist)(one, there), 1), GREEDY) == (there, 1)
 
 
 def shuffled(method: str) -> dict[str, Any]:
@@ -495,13 +541,7 @@ def test_errors_cross_the_network_with_their_note(client: distributed.Client) ->
 
 def test_an_error_of_the_optimiser_is_an_error_of_the_computation(client: distributed.Client) -> None:
     """The optimiser runs on the scheduler; what it finds wrong with a graph must come back, not hang."""
-    a = dask.delayed(identity)(1, dask_key_name="a")
-    graph = dict(a.dask) | {"a": ("not callable", "b")}
-    graph = {"a": dask.task_spec.Task("a", identity, dask.task_spec.TaskRef("b")), "b": dask.task_spec.Alias("b", "a")}
-    circle = dask.delayed.Delayed("a", graph) if hasattr(dask.delayed, "Delayed") else None
-    from dask.delayed import Delayed
-
-    circle = Delayed("a", graph)
+    circle = Delayed("a", {"a": Task("a", identity, TaskRef("b")), "b": Alias("b", "a")})
     with pytest.raises(go.CycleError, match="cycle"):
         result(client, circle)
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from array_twins import Arrays, arrays
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from one_by_one import ONE_BY_ONE, before, check_regions
 from oracle import close, differences, evaluate, same, snapshot
-from twins import Program, policies, programs
+from twins import Program, examples, policies, programs
 
 import graphopt as go
 from graphopt.graph import check_graph, dependencies, flatten_keys, is_constant, normalise, read
@@ -33,7 +33,7 @@ fresh_or_not = st.booleans()
 
 
 @given(programs, policies)
-@settings(max_examples=250)
+@examples(250)
 def test_optimised_values_are_the_same_bit_for_bit(twin: Program, policy: go.Policy) -> None:
     graph, keys, expected = twin.graph(), twin.keys(), twin.expected()
     was = snapshot(graph)
@@ -44,7 +44,7 @@ def test_optimised_values_are_the_same_bit_for_bit(twin: Program, policy: go.Pol
 
 
 @given(programs, policies)
-@settings(max_examples=60)
+@examples(60)
 def test_optimised_graphs_survive_pickling(twin: Program, policy: go.Policy) -> None:
     keys = twin.keys()
     made = go.optimize(twin.graph(), keys, policy)
@@ -53,7 +53,7 @@ def test_optimised_graphs_survive_pickling(twin: Program, policy: go.Policy) -> 
 
 
 @given(programs, policies)
-@settings(max_examples=60)
+@examples(60)
 def test_dasks_own_schedulers_run_what_comes_out(twin: Program, policy: go.Policy) -> None:
     keys = twin.keys()
     made = go.optimize(twin.graph(), keys, policy)
@@ -63,7 +63,7 @@ def test_dasks_own_schedulers_run_what_comes_out(twin: Program, policy: go.Polic
 
 
 @given(programs, policies)
-@settings(max_examples=40)
+@examples(40)
 def test_an_optimised_graph_may_be_optimised_again(twin: Program, policy: go.Policy) -> None:
     keys = twin.keys()
     made = go.optimize(twin.graph(), keys, policy)
@@ -75,7 +75,7 @@ def test_an_optimised_graph_may_be_optimised_again(twin: Program, policy: go.Pol
 
 @each_pass
 @given(programs, policies, fresh_or_not)
-@settings(max_examples=60)
+@examples(60)
 def test_each_pass_keeps_the_values(name: str, twin: Program, policy: go.Policy, fresh: bool) -> None:
     keys = twin.keys()
     given_graph = before(name, normalise(twin.graph()), keys, policy, fresh)
@@ -88,7 +88,7 @@ def test_each_pass_keeps_the_values(name: str, twin: Program, policy: go.Policy,
 
 
 @given(programs, policies)
-@settings(max_examples=60)
+@examples(60)
 def test_what_a_cluster_holds_stays_a_reference(twin: Program, policy: go.Policy) -> None:
     """Every third step is a future: a `TaskRef` in the graph, or a key that is not in the graph at all."""
     graph, keys, values = normalise(twin.graph()), twin.keys(), twin.values()
@@ -104,7 +104,7 @@ def test_what_a_cluster_holds_stays_a_reference(twin: Program, policy: go.Policy
 
 
 @given(programs, policies)
-@settings(max_examples=50)
+@examples(50)
 def test_delayed_values_are_the_same_bit_for_bit(twin: Program, policy: go.Policy) -> None:
     with np.errstate(all="ignore"), go.optimized(policy):
         found = dask.compute(*twin.delayed(), scheduler="sync")
@@ -115,7 +115,7 @@ array_programs = st.builds(arrays, st.integers(0, 10_000), st.integers(1, 9))
 
 
 @given(array_programs, policies)
-@settings(max_examples=50)
+@examples(50)
 def test_arrays_equal_dasks_own_bit_for_bit_and_numpys_to_rounding(twin: Arrays, policy: go.Policy) -> None:
     few = slice(-3, None)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -129,7 +129,7 @@ def test_arrays_equal_dasks_own_bit_for_bit_and_numpys_to_rounding(twin: Arrays,
 
 @each_pass
 @given(array_programs, policies, fresh_or_not)
-@settings(max_examples=12)
+@examples(12)
 def test_each_pass_keeps_the_values_of_arrays(name: str, twin: Arrays, policy: go.Policy, fresh: bool) -> None:
     """Here tasks are what dask makes of arrays: merged Blockwise layers, getters, tensordots, reductions."""
     x = twin.lazy[-1]
@@ -146,7 +146,7 @@ def test_each_pass_keeps_the_values_of_arrays(name: str, twin: Arrays, policy: g
 
 
 @given(array_programs, policies)
-@settings(max_examples=30)
+@examples(30)
 def test_optimize_does_not_touch_a_collection(twin: Arrays, policy: go.Policy) -> None:
     x = twin.lazy[-1]
     keys = flatten_keys(x.__dask_keys__())
@@ -158,7 +158,7 @@ def test_optimize_does_not_touch_a_collection(twin: Arrays, policy: go.Policy) -
 
 
 @given(programs, policies)
-@settings(max_examples=40)
+@examples(40)
 def test_annotated_graphs_keep_values_and_annotations(twin: Program, policy: go.Policy) -> None:
     """Every family of keys has annotations of its own; each task that comes out has those of all it was made of."""
     nodes, kinds = normalise(twin.graph()), [{}, {"retries": 1}, {"retries": 2, "priority": 1}]

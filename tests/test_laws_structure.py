@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from one_by_one import ONE_BY_ONE, Graph, before, check_regions
 from oracle import members, outline, reach, widest
-from twins import Program, policies, programs
+from twins import Program, examples, policies, programs
 
 import graphopt as go
 from graphopt import pipeline
@@ -41,7 +41,7 @@ def test_the_laws_cover_every_pass() -> None:
 
 @each_pass
 @given(programs, policies, fresh_or_not)
-@settings(max_examples=60)
+@examples(60)
 def test_a_pass_finds_nothing_to_do_after_itself(name: str, twin: Program, policy: go.Policy, fresh: bool) -> None:
     keys = twin.keys()
     once = ONE_BY_ONE[name](before(name, normalise(twin.graph()), keys, policy, fresh), keys, policy)
@@ -52,7 +52,7 @@ def test_a_pass_finds_nothing_to_do_after_itself(name: str, twin: Program, polic
 
 @each_pass
 @given(programs, policies)
-@settings(max_examples=60)
+@examples(60)
 def test_a_pass_that_changes_nothing_returns_the_same_object(name: str, twin: Program, policy: go.Policy) -> None:
     keys = twin.keys()
     given_graph = normalise(twin.graph())
@@ -62,7 +62,7 @@ def test_a_pass_that_changes_nothing_returns_the_same_object(name: str, twin: Pr
 
 @pytest.mark.parametrize("name", PASSES)
 @given(programs, policies, fresh_or_not)
-@settings(max_examples=60)
+@examples(60)
 def test_renaming_keys_renames_the_result(name: str, twin: Program, policy: go.Policy, fresh: bool) -> None:
     here, there = twin.keys(), twin.keys(world=1)
     back = {twin.key(place, world=1): twin.key(place) for place in range(len(twin.steps))}
@@ -73,7 +73,7 @@ def test_renaming_keys_renames_the_result(name: str, twin: Program, policy: go.P
 
 
 @given(programs, policies)
-@settings(max_examples=60)
+@examples(60)
 def test_renaming_keys_gives_the_same_fused_tasks(twin: Program, policy: go.Policy) -> None:
     """Generated names may differ; which tasks go together, in which order, and how many kernels there are may not."""
     back = {twin.key(place, world=1): twin.key(place) for place in range(len(twin.steps))}
@@ -97,10 +97,10 @@ def _fused(made: Graph, name: Callable[[Any], Any]) -> Any:
 SAME_ANYWHERE = """
 import sys
 sys.path.insert(0, {tests!r})
-from twins import program
+from twins import examples, program
 from array_twins import arrays
 import graphopt as go
-for seed in range(6):
+for seed in range(12):
     twin = program(seed, 40)
     made = go.optimize(twin.graph(), twin.keys(), go.Policy(parallelism=2, strict=True))
     print([(key, sorted(map(repr, node.dependencies)), getattr(node.func, "source", "")) for key, node in made.items()
@@ -152,7 +152,7 @@ def homes(graph: Graph) -> dict[Any, Any]:
 
 
 @given(programs, policies)
-@settings(max_examples=120)
+@examples(120)
 def test_regions_are_convex_between_all_passes(twin: Program, policy: go.Policy) -> None:
     """No path leaves a region and comes back: whatever lies between two of its tasks is in it."""
     keys = twin.keys()
@@ -180,7 +180,7 @@ def test_regions_are_convex_between_all_passes(twin: Program, policy: go.Policy)
 
 
 @given(programs, policies, fresh_or_not)
-@settings(max_examples=200)
+@examples(200)
 def test_diamond_keeps_regions_apart_at_every_depth(twin: Program, policy: go.Policy, fresh: bool) -> None:
     """At every depth as many regions could run at once as the policy asks for, or as there were tasks."""
     keys = twin.keys()
@@ -193,7 +193,7 @@ def test_diamond_keeps_regions_apart_at_every_depth(twin: Program, policy: go.Po
 
 
 @given(programs, policies)
-@settings(max_examples=120)
+@examples(120)
 def test_as_many_tasks_can_run_at_once_as_the_policy_asks_for(twin: Program, policy: go.Policy) -> None:
     """Through all passes: where the widest depth has enough tasks, the result can keep the threads busy too."""
     keys = twin.keys()
@@ -208,7 +208,7 @@ def test_as_many_tasks_can_run_at_once_as_the_policy_asks_for(twin: Program, pol
 
 
 @given(programs)
-@settings(max_examples=60)
+@examples(60)
 def test_without_threads_to_feed_everything_legal_is_fused(twin: Program) -> None:
     """With ``parallelism=1`` nothing is refused for the sake of width."""
     keys = twin.keys()
@@ -217,7 +217,7 @@ def test_without_threads_to_feed_everything_legal_is_fused(twin: Program) -> Non
 
 
 @given(programs, st.integers(1, 8))
-@settings(max_examples=60)
+@examples(60)
 def test_the_count_of_tasks_never_grows(twin: Program, parallelism: int) -> None:
     explained = go.explain(twin.graph(), twin.keys(), go.Policy(parallelism=parallelism, strict=True))
     picks = sum(len(node.func.source.split("return ")[1].split(",")) for node in _kernels(twin, parallelism))

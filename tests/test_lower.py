@@ -16,10 +16,11 @@ import pytest
 import scipy.sparse
 from dask.array.core import _concatenate2
 from dask.array.routines import _tensordot
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from oracle import evaluate, outline, same
 from toolz.functoolz import Compose
+from twins import examples
 
 import graphopt as go
 from graphopt import lean
@@ -108,7 +109,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @given(seeds)
-@settings(max_examples=600)
+@examples(600)
 def test_lean_sum(seed: int) -> None:
     rng = random.Random(seed)
     (a,) = arrays(rng, shape_of(rng, rng.randint(0, 3)))
@@ -123,7 +124,7 @@ def test_lean_sum(seed: int) -> None:
 
 
 @given(seeds)
-@settings(max_examples=600)
+@examples(600)
 def test_lean_concatenate(seed: int) -> None:
     rng = random.Random(seed)
     shape = shape_of(rng, rng.randint(0, 3))
@@ -142,7 +143,7 @@ REDUCTIONS = (np.sum, np.max, np.min, np.prod, np.any, np.argmax, np.mean, np.na
 
 
 @given(seeds)
-@settings(max_examples=600)
+@examples(600)
 def test_lean_reduce_blocks(seed: int) -> None:
     rng = random.Random(seed)
     dims = rng.randint(0, 3)
@@ -162,7 +163,7 @@ def test_lean_reduce_blocks(seed: int) -> None:
 
 
 @given(seeds)
-@settings(max_examples=500)
+@examples(500)
 @example(0)
 def test_lean_tensordot(seed: int) -> None:
     rng = random.Random(seed)

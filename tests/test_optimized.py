@@ -1,7 +1,7 @@
-"""``optimized()``: what the context sets and restores, what a policy may say, and that all of dask.array computes the same in it.
+"""``optimized()``: what the context sets and restores, what a policy may say, and that dask computes the same in it.
 
-The second half is a catalogue: an example of everything that dask arrays can do, computed inside and outside, compared bit for
-bit. It is long because dask is.
+The second half is a catalogue: an example of everything that dask arrays and bags can do, computed inside and outside, and
+compared, arrays bit for bit. It is long because dask is.
 """
 
 from __future__ import annotations
@@ -182,13 +182,12 @@ def test_a_failure_of_ours_costs_speed_not_the_answer() -> None:
     from dask.delayed import Delayed
 
     value = Delayed("a", Broken(a=dask.task_spec.Task("a", abs, -1)))
-    with go.optimized(), pytest.warns(go.GraphoptWarning, match="a defect of ours") as caught:
-        hook = dask.config.get("delayed_optimize")
-        graph = hook(value.dask, ["a"])
+    with pytest.warns(go.GraphoptWarning, match="a defect of ours") as caught:
+        graph = Optimizer(go.Policy())(value.dask, ["a"])
     assert graph is value.dask
     assert len(caught) == 1
-    with go.optimized(strict=True), pytest.raises(RuntimeError, match="a defect of ours"):
-        dask.config.get("delayed_optimize")(value.dask, ["a"])
+    with pytest.raises(RuntimeError, match="a defect of ours"):
+        Optimizer(go.Policy(strict=True))(value.dask, ["a"])
 
 
 # -- the catalogue -----------------------------------------------------------------------------------------------------
@@ -459,7 +458,7 @@ BAGS: dict[str, Callable[[], Any]] = {
     "item": lambda: bag().map(operator.add, bag().sum()),
     "take": lambda: bag().take(3, compute=False),
     "concat": lambda: db.concat([bag(), bag()]),
-    "generators": lambda: db.from_delayed([dask.delayed(lambda n: (i for i in range(n)))(n) for n in range(4)]).map(operator.neg),
+    "generators": lambda: db.from_delayed([dask.delayed(lambda n: (i for i in range(n)))(n) for n in range(4)]).map(abs),
     "read twice": lambda: db.map(operator.add, bag().map(operator.neg), bag().map(operator.neg)),
 }
 
@@ -472,6 +471,13 @@ def test_bags_compute_the_same(name: str) -> None:
         with go.optimized(policy):
             for scheduler in ("sync", "threads"):
                 found = collection.compute(scheduler=scheduler)
-                assert found == expected or name in ("groupby", "join") and sorted(found) == sorted(expected)
+                assert same_items(found, expected)
             again = collection.persist(scheduler="sync").compute(scheduler="sync")
-        assert again == expected or sorted(again) == sorted(expected)
+        assert same_items(again, expected)
+
+
+def same_items(found: Any, expected: Any) -> bool:
+    """Compare results of bags; lists without regard to order, which dask leaves open where it shuffles."""
+    if isinstance(expected, list):
+        return bool(sorted(found) == sorted(expected))
+    return type(found) is type(expected) and bool(found == expected)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from oracle import differences, evaluate, same, widest
-from twins import Program, program, programs
+from twins import Program, examples, program, programs
 
 from graphopt.graph import normalise
 
@@ -21,7 +21,7 @@ def test_the_same_seed_writes_the_same_program() -> None:
 
 
 @given(programs)
-@settings(max_examples=40)
+@examples(40)
 def test_the_twins_agree_before_anything_is_done(twin: Program) -> None:
     assert not differences(evaluate(normalise(twin.graph()), twin.keys()), twin.expected())
 

@@ -17,6 +17,7 @@ from typing import Any
 import dask
 import numpy as np
 from dask._task_spec import Dict, Set, Tuple  # private, but graphs hold them
+from hypothesis import settings
 from hypothesis import strategies as st
 
 import graphopt as go
@@ -437,6 +438,11 @@ def _refs(item: Any) -> list[int]:
     if isinstance(item, Call):
         return [ref for arg in (*item.args, *(value for _, value in item.kwargs)) for ref in _refs(arg)]
     return [ref for value in item.items for ref in _refs(value)] if isinstance(item, Many) else []
+
+
+def examples(count: int) -> settings:
+    """So many examples of a property; in proportion more where the profile asks for more than CI's hundred."""
+    return settings(max_examples=count * settings.default.max_examples // 100)
 
 
 #: Programs from one seed and one size.

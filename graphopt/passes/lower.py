@@ -85,7 +85,7 @@ class _Programs:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._uses: Counter[int] | None = None
-        self._by_graph: dict[tuple[int, int, Key], tuple[Program, list[Any]] | None] = {}
+        self._by_graph: dict[tuple[int, int, Key], tuple[Program, list[int], list[Any]] | None] = {}
         self._by_signature: dict[Hashable, Program] = {}
 
     def lower(self, task: Task) -> Task:
@@ -97,15 +97,15 @@ class _Programs:
         found = self._by_graph[name]
         if found is None:
             return task
-        program, literals = found
-        return derive(task, func=program, args=(*task.args[3:], *literals))
+        program, places, literals = found
+        return derive(task, func=program, args=(*[task.args[3 + place] for place in places], *literals))
 
-    def _make(self, inner: Any, outkey: Key, inkeys: Any) -> tuple[Program, list[Any]] | None:
+    def _make(self, inner: Any, outkey: Key, inkeys: Any) -> tuple[Program, list[int], list[Any]] | None:
         if self._uses is None:
             tasks = self._graph.values()
             self._uses = Counter([id(t.args[0]) for t in tasks if type(t) is Task and is_subgraph(t)])
         found = program_of(lower(inner), outkey, inkeys, shared=self._uses[id(inner)] > 1)  # type: ignore[arg-type]
         if found is None:
             return None
-        program, literals = found
-        return self._by_signature.setdefault(program.signature, program), literals
+        program, places, literals = found
+        return self._by_signature.setdefault(program.signature, program), places, literals
