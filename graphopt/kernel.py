@@ -7,13 +7,15 @@ with its own inputs and literals; when the kernel fails, the task adds to the er
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
+import itertools
 import linecache
 import re
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from functools import lru_cache
-from types import CodeType
+from types import CodeType, TracebackType
 from typing import Any, cast
 
 import numpy as np
@@ -53,7 +55,7 @@ class Kernel:
     constants : dict
         What the names in it stand for, apart from ``np``.
     lines : dict
-        For each line the step it runs, and the name of that step inside a task that dask had fused.
+        For each line the steps it runs, in order, each with its name inside a task that dask had fused.
     tasks : int
         For how many of the original tasks one call stands.
     """
@@ -63,7 +65,7 @@ class Kernel:
     fn: Any
 
     def __init__(
-        self, name: str, source: str, constants: dict[str, Any], lines: dict[int, tuple[int, Any]], tasks: int = 1
+        self, name: str, source: str, constants: dict[str, Any], lines: dict[int, tuple[tuple[int, Any], ...]], tasks: int = 1
     ) -> None:
         self.name, self.source, self.constants, self.lines, self.tasks = name, source, constants, lines, tasks
 
@@ -133,31 +135,57 @@ class Fused(Task):
 
 def _explain(error: Exception, task: Fused) -> None:
     """Add to an error which of the user's keys was being computed, and by which line."""
-    kernel, labels, found = task.func, task.labels, None
-    frame = error.__traceback__
-    while frame is not None:
-        code = frame.tb_frame.f_code
-        if code.co_filename.startswith("<graphopt ") and code.co_name == kernel.name:
-            step, inner = kernel.lines.get(frame.tb_lineno, (None, None))
-            if step is not None and step < len(labels):
-                key = labels[step]
-                line = linecache.getline(code.co_filename, frame.tb_lineno).strip()
-                found = (key, inner, line)
-                # A lane inside a batch: its own kernel knows better.
-                called = kernel.constants.get(_called(line))
-                if isinstance(called, Kernel) and isinstance(key, list):
-                    kernel, labels = called, tuple(key)
-        frame = frame.tb_next
-    if found is None:
+    kernel, labels = task.func, task.labels
+    found: list[str] = []
+    line, trace = "", error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code.co_filename.startswith("<graphopt ") and code.co_name == kernel.name and trace.tb_lineno in kernel.lines:
+            line = linecache.getline(code.co_filename, trace.tb_lineno).strip()
+            steps = kernel.lines[trace.tb_lineno]
+            failed = _failed(trace, line, len(steps))
+            steps = steps if failed is None else (steps[failed],)
+            found = list(dict.fromkeys([_shown(labels[step], inner) for step, inner in steps if step < len(labels)]))
+            # A lane inside a batch: its own kernel knows better.
+            called = kernel.constants.get(_called(line))
+            if isinstance(called, Kernel) and isinstance(labels[steps[-1][0]], list):
+                kernel, labels = called, tuple(labels[steps[-1][0]])
+        trace = trace.tb_next
+    if not found:
         return
-    key, inner, line = found
-    # dask names the steps that it merges after their layer and the axes they run along.
-    inside = f", inside it {re.sub(_AXES, '', str(inner))!r}" if inner is not None else ""
-    note = f"graphopt: while computing key {key!r}{inside}, in the fused task {task.key!r}: {line}"
+    keys = f"key {found[0]}" if len(found) == 1 else f"one of the keys {' and '.join(found)}"
+    note = f"graphopt: while computing {keys}, in the fused task {task.key!r}: {line}"
     if hasattr(error, "add_note"):
         error.add_note(note)
     else:  # Python 3.10
         error.__notes__ = [*getattr(error, "__notes__", []), note]  # type: ignore[attr-defined]
+
+
+def _shown(key: Any, inner: Any) -> str:
+    # dask names the steps that it merges after their layer and the axes they run along.
+    return f"{key!r}" if inner is None else f"{key!r}, inside it {re.sub(_AXES, '', str(inner))!r}"
+
+
+def _failed(trace: TracebackType, line: str, count: int) -> int | None:
+    """Say which of the calls on a line failed, counted in the order in which they run; None where that cannot be told."""
+    positions = getattr(trace.tb_frame.f_code, "co_positions", None)
+    if count == 1 or positions is None:  # Python 3.10 does not know
+        return 0 if count == 1 else None
+    _, _, start, end = next(itertools.islice(positions(), trace.tb_lasti // 2, None))
+    calls = [(node.col_offset + 4, node.end_col_offset + 4) for node in _calls(ast.parse(line))]
+    return calls.index((start, end)) if len(calls) == count and (start, end) in calls else None
+
+
+def _calls(node: ast.AST) -> Iterator[Any]:
+    """Yield the calls and operations of an expression in the order in which they run; those of literals are none."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant):
+        return
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("slice", "set"):
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from _calls(child)
+    if isinstance(node, (ast.BinOp, ast.UnaryOp, ast.Compare, ast.Subscript, ast.Call)):
+        yield node
 
 
 def _called(line: str) -> str:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import linecache
 import pickle
+import sys
 import traceback
 import weakref
-from operator import add, neg, truediv
+from operator import add, getitem, mul, neg, truediv
 from typing import Any
 
 import cloudpickle
@@ -373,6 +374,39 @@ def test_an_error_inside_what_dask_fused_names_the_step_too() -> None:
     assert "while computing key ('sqrt-" in note
     assert ", 2), inside it ('fail_at-" in note or ", 2), inside it 'fail_at" in note
     assert "fail_at(" in note.partition("in the fused task")[2]
+
+
+EXACT = sys.version_info >= (3, 11)  # before, Python does not say which call on a line failed
+
+
+def fails_with(error: str, *tasks: Task) -> str:
+    """Optimise tasks into one kernel, run it, and return the note of the error."""
+    (made,) = optimise({task.key: task for task in tasks}, [tasks[-1].key], parallelism=1).values()
+    with pytest.raises(Exception, match=error) as caught:
+        made({})
+    (note,) = caught.value.__notes__
+    return str(note)
+
+
+@pytest.mark.parametrize("bad", ["sum", "product", "root", "taken", "whole"])
+def test_of_several_tasks_on_a_line_the_one_that_failed_is_named(bad: str) -> None:
+    x, wrong = np.ones(3), np.ones(2)
+    note = fails_with(
+        "operands could not be broadcast|index 9 is out of bounds",
+        Task("sum", add, x, wrong if bad == "sum" else x),
+        Task("product", mul, -1, Task(None, mul, TaskRef("sum"), wrong if bad == "product" else x)),
+        Task("root", np.hypot, TaskRef("product"), wrong if bad == "root" else x),
+        Task("taken", getitem, TaskRef("root"), 9 if bad == "taken" else slice(None)),
+        Task("whole", scale, TaskRef("taken"), wrong if bad == "whole" else 2),
+    )
+    assert f"key {bad!r}, in the fused task 'whole'" in note if EXACT else repr(bad) in note
+    assert note.count("\n") == 0
+
+
+def test_where_it_cannot_be_told_all_of_them_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_failed", lambda *_: None)
+    a, b = Task("a", add, np.ones(3), np.ones(2)), Task("b", scale, TaskRef("a"))
+    assert "while computing one of the keys 'a' and 'b', in the fused task 'b'" in fails_with("broadcast", a, b)
 
 
 def test_an_error_under_every_policy_has_one_note() -> None:

@@ -225,6 +225,24 @@ def test_a_users_function_inside_a_known_call_is_still_the_users() -> None:
     assert "b" not in common(graph, ["c"])
 
 
+class Unhashable:
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, x: Any) -> Any:
+        return x
+
+
+def test_functions_need_not_be_hashable() -> None:
+    """Nested ones neither."""
+    func = Unhashable()
+    graph = {
+        **{"x": DataNode("x", X), "c": Task("c", add, TaskRef("a"), TaskRef("b"))},
+        **{key: Task(key, add, Task(None, func, TaskRef("x")), 1) for key in "ab"},
+        **{key: Task(key, func, TaskRef("x")) for key in "de"},
+    }
+    assert common(graph, ["c", "d", "e"]) is graph
+
+
 def test_random_draws_are_never_merged() -> None:
     one = da.random.default_rng(7).normal(size=4, chunks=2)
     graph = graph_of((one + one).dask)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import operator
 import os
 import subprocess
@@ -32,6 +33,16 @@ import graphopt as go
 pytestmark = pytest.mark.timeout(90)
 
 A = np.random.default_rng(0).random((40, 30))
+
+
+@pytest.fixture(autouse=True)
+def fresh_data() -> None:
+    """Give each test data, and so keys, of its own: the cluster is shared, and remembers the tasks of other tests."""
+    global A
+    A = np.random.default_rng(next(_SEEDS)).random((40, 30))
+
+
+_SEEDS = itertools.count(1_000)
 
 # -- one collection of each kind, and what dask makes of it ------------------------------------------------------------
 

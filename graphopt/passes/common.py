@@ -98,9 +98,9 @@ def _calls_only_pure(node: Task) -> bool:
     if writes(node.func, len(node.args), node.kwargs):
         return False
     for value in (*node.args, *node.kwargs.values()):
-        if isinstance(value, Task) and not _calls_only_pure(value):
-            return False
         if type(value) is Task and not is_pure(value.func):  # the other types are containers
+            return False
+        if isinstance(value, Task) and not _calls_only_pure(value):
             return False
     return True
 
