@@ -264,17 +264,42 @@ def test_a_depth_that_is_wide_by_chance_is_not_narrowed_later() -> None:
     """``c`` and ``d`` run at once; uniting ``d`` with ``e``, which waits for ``c``, would end that."""
     graph = {
         "a": (make, 1),
-        "b1": (abs, 2),
-        "b2": (abs, 3),
-        "x": (float, 4),
-        "c": (neg, "a"),
+        "b1": (make, 2),
+        "b2": (make, 3),
+        "x": (make, 4),
+        "c": (make, "a"),
         "d": (sum, ["b1", "b2"]),
-        "e": (sum, ["c", "x"]),
-        "f": (add, "d", "e"),
+        ("e", 0): (sum, ["c", "x"]),
+        "f": (add, "d", ("e", 0)),
     }
-    made = regions(diamond(graph_of(graph), ["f"], parallelism=4))
-    home = {task: key for key, tasks in made.items() for task in tasks}
-    assert home["d"] != home["e"]
+    made = regions(diamond(graph_of(graph), ["f"], parallelism=5))
+    assert {key: tasks for key, tasks in made.items() if len(tasks) > 1} == {"c": ["a", "c"]}
+    assert refused(graph, ["f"], parallelism=5) == {"f": THREADS.format(5)}
+    # With another block to load, which nothing else waits for, the union that is free may still happen.
+    graph.update({"y": (abs, 5), "g": (add, "d", "y")})
+    assert ["y", "d", "g"] in [
+        sorted(tasks, key=["y", "d", "g"].index) for tasks in fused(graph, ["g"], parallelism=5).values()
+    ]
+
+
+def test_a_region_that_is_wide_by_chance_stays_so_when_it_is_united() -> None:
+    """As above, with one more block united into ``d`` before: what it is part of then is to be kept apart too."""
+    graph = {
+        "a": (make, 1),
+        "b1": (make, 2),
+        "b2": (make, 3),
+        "x": (make, 4),
+        "y": (abs, 5),
+        "c": (make, "a"),
+        "d": (sum, ["b1", "b2"]),
+        "d2": (pow, "d", "y"),
+        "d3": (neg, "d2"),
+        ("e", 0): (sum, ["c", "x"]),
+        "f": (add, "d3", ("e", 0)),
+    }
+    home = {task: key for key, tasks in regions(diamond(graph_of(graph), ["f"], parallelism=6)).items() for task in tasks}
+    assert home["d"] == home["d2"] == home["y"]
+    assert home["d"] != home[("e", 0)]
 
 
 def test_uniting_many_blocks_one_after_the_other_is_linear() -> None:

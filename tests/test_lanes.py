@@ -79,6 +79,17 @@ def test_readers_of_the_same_inputs_become_one() -> None:
     assert [tasks[-2:] for tasks in made.values()] == [[["root"], ["least"]]], "and then all eight lanes with them"
 
 
+@pytest.mark.parametrize(("parallelism", "together"), [(1, True), (2, True), (3, False), (4, False)])
+def test_readers_become_one_only_where_threads_are_left(parallelism: int, together: bool) -> None:
+    graph: dict[Any, Any] = {("x", i): (make, i) for i in range(4)}
+    for i in range(2):
+        inputs = [("x", 2 * i), ("x", 2 * i + 1)]
+        graph.update({("least", i): (min, inputs), ("most", i): (max, inputs)})
+    keys = [(name, i) for name in ("least", "most") for i in range(2)]
+    made = lanes(graph_of(graph), keys, parallelism=parallelism, spare=100)
+    assert (len(regions(made)) == 2) == together, "four readers may become two if two threads are all there are"
+
+
 def test_lanes_of_several_results_are_batched_with_all_their_readers() -> None:
     """What a loss and a gradient look like: each lane gives two partial results, which are summed apart."""
     graph: dict[Any, Any] = {}

@@ -171,6 +171,13 @@ def test_small_data_is_an_argument_named_after_its_key() -> None:
     assert not task.dependencies
 
 
+def test_an_array_that_comes_up_twice_is_one_argument() -> None:
+    (task,) = fused(t("a", np.multiply, X, X), t("b", np.add, "@a", X), t("c", scale, "@b"))
+    assert len(task.args) == 1
+    (task,) = fused(t("a", np.multiply, X, X.copy()), t("b", neg, "@a"))
+    assert len(task.args) == 2, "equal is not the same: one of them may be written to"
+
+
 def test_large_data_stays_an_input() -> None:
     (task,) = fused(DataNode("x", BIG), t("a", np.exp, "@x"), t("b", neg, "@a"))
     assert task.dependencies == {"x"}
