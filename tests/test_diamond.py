@@ -272,14 +272,12 @@ def test_a_depth_that_is_wide_by_chance_is_not_narrowed_later() -> None:
         ("e", 0): (sum, ["c", "x"]),
         "f": (add, "d", ("e", 0)),
     }
-    made = regions(diamond(graph_of(graph), ["f"], parallelism=5))
+    made = regions(diamond(graph_of(graph), ["f"], parallelism=3))
     assert {key: tasks for key, tasks in made.items() if len(tasks) > 1} == {"c": ["a", "c"]}
-    assert refused(graph, ["f"], parallelism=5) == {"f": THREADS.format(5)}
+    assert refused(graph, ["f"], parallelism=3) == {"f": THREADS.format(3)}
     # With another block to load, which nothing else waits for, the union that is free may still happen.
     graph.update({"y": (abs, 5), "g": (add, "d", "y")})
-    assert ["y", "d", "g"] in [
-        sorted(tasks, key=["y", "d", "g"].index) for tasks in fused(graph, ["g"], parallelism=5).values()
-    ]
+    assert {"y", "d", "g"} in [set(tasks) for tasks in fused(graph, ["f", "g"], parallelism=3).values()]
 
 
 def test_a_region_that_is_wide_by_chance_stays_so_when_it_is_united() -> None:
@@ -297,7 +295,7 @@ def test_a_region_that_is_wide_by_chance_stays_so_when_it_is_united() -> None:
         ("e", 0): (sum, ["c", "x"]),
         "f": (add, "d3", ("e", 0)),
     }
-    home = {task: key for key, tasks in regions(diamond(graph_of(graph), ["f"], parallelism=6)).items() for task in tasks}
+    home = {task: key for key, tasks in regions(diamond(graph_of(graph), ["f"], parallelism=3)).items() for task in tasks}
     assert home["d"] == home["d2"] == home["y"]
     assert home["d"] != home[("e", 0)]
 

@@ -86,8 +86,8 @@ def arrays(rng: random.Random, shape: tuple[int, ...], count: int = 1) -> list[A
     ]
 
 
-def shape_of(rng: random.Random, dims: int) -> tuple[int, ...]:
-    if dims == 2 and rng.random() < 0.2:  # large enough for sums to depend on the order of addition
+def shape_of(rng: random.Random, dims: int, *, large: bool = False) -> tuple[int, ...]:
+    if large and dims == 2 and rng.random() < 0.2:  # large enough for sums to depend on the order of addition
         return rng.choice(((40, 9), (9, 40), (200, 1), (1, 200)))
     return tuple(rng.choice((0, 1, 1, 2, 3, 5)) for _ in range(dims))
 
@@ -114,7 +114,7 @@ seeds = st.integers(0, 2**32 - 1)
 @examples(600)
 def test_lean_sum(seed: int) -> None:
     rng = random.Random(seed)
-    (a,) = arrays(rng, shape_of(rng, rng.randint(0, 3)))
+    (a,) = arrays(rng, shape_of(rng, rng.randint(0, 3), large=True))
     options: dict[str, Any] = {}
     if rng.random() < 0.9:
         options["axis"] = rng.choice((None, 0, 1, -1, (0,), (1,), (-1,), (0, 1), (), (5,)))
@@ -149,7 +149,7 @@ REDUCTIONS = (np.sum, np.max, np.min, np.prod, np.any, np.argmax, np.mean, np.na
 def test_lean_reduce_blocks(seed: int) -> None:
     rng = random.Random(seed)
     dims = rng.randint(0, 3)
-    blocks: Any = arrays(rng, shape_of(rng, dims), rng.choice((1, 1, 1, 2, 3)))
+    blocks: Any = arrays(rng, shape_of(rng, dims, large=True), rng.choice((1, 1, 1, 2, 3)))
     axes = rng.choice(([0], [1], [0], [5]))
     if rng.random() < 0.15:
         blocks, axes = [blocks, list(blocks)], [0, 1]

@@ -236,7 +236,8 @@ def test_functions_need_not_be_hashable() -> None:
     """Nested ones neither."""
     func = Unhashable()
     graph = {
-        **{"x": DataNode("x", X), "c": Task("c", add, TaskRef("a"), TaskRef("b"))},
+        "x": DataNode("x", X),
+        "c": Task("c", add, TaskRef("a"), TaskRef("b")),
         **{key: Task(key, add, Task(None, func, TaskRef("x")), 1) for key in "ab"},
         **{key: Task(key, func, TaskRef("x")) for key in "de"},
     }

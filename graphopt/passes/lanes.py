@@ -198,7 +198,8 @@ def _batches(view: _View, keep: int, known: dict[int, int], max_bytes: int, refu
     for found, readers in view.siblings():
         ranks = {view.rank[lane] for lane in found}
         why = "its inputs become ready at different times" if len(ranks) > 1 else None
-        why = why or next(filter(None, (view.why_not(lane, readers) for lane in found)), None)
+        in_order = sorted(found, key=view.place.__getitem__)  # so that the reason given is the same in every process
+        why = why or next(filter(None, (view.why_not(lane, readers) for lane in in_order)), None)
         if why is None and view.brings_more(found, max_bytes, known):
             why = f"the batch would bring in more than {max_bytes} bytes"
         if why is None:
