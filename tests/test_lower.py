@@ -35,7 +35,7 @@ DTYPES = (
     *("f8", "f8", "f8", "f4", "f2", "g", ">f8", "i8", "i1", "u2", "?", "c16", "c8", "G", "O", "m8[s]"),
     *("V12", "fractions"),
 )
-LAYOUTS = ("C", "C", "F", "strided", "backwards", "broadcast", "readonly", "transposed")
+LAYOUTS = ("C", "C", "F", "strided", "backwards", "broadcast", "readonly", "transposed", "permuted")
 CLASSES = ("plain", "plain", "plain", "masked", "matrix", "subclass")
 
 
@@ -58,6 +58,8 @@ def array(rng: random.Random, shape: tuple[int, ...], dtype: str, layout: str, k
         if np.dtype(dtype).kind in "fc":
             out = np.asarray(draw.normal(size=shape) * 3).astype(dtype)
             out.flat[::3] = rng.choice((np.nan, -0.0, 0.0, np.inf, -np.inf, 1.0))
+    if layout == "permuted" and out.ndim == 3:  # neither C nor F
+        out = np.moveaxis(np.ascontiguousarray(np.moveaxis(out, 0, 1)), 1, 0)
     if layout == "F":
         out = np.asfortranarray(out)
     elif layout == "strided":
@@ -89,6 +91,8 @@ def arrays(rng: random.Random, shape: tuple[int, ...], count: int = 1) -> list[A
 def shape_of(rng: random.Random, dims: int, *, large: bool = False) -> tuple[int, ...]:
     if large and dims == 2 and rng.random() < 0.2:  # large enough for sums to depend on the order of addition
         return rng.choice(((40, 9), (9, 40), (200, 1), (1, 200)))
+    if large and dims == 3 and rng.random() < 0.2:
+        return (9, 30, 7)
     return tuple(rng.choice((0, 1, 1, 2, 3, 5)) for _ in range(dims))
 
 

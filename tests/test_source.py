@@ -309,29 +309,49 @@ BINARY = [
 UNARY = [operator.neg, operator.pos, operator.invert, operator.inv, operator.abs]
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_operators_bind_as_they_should(seed: int) -> None:
-    """Random expressions on whole numbers, written with as few brackets as Python allows."""
-    rng = random.Random(seed)
-    tasks: list[Any] = [Task("k0", int, 3), Task("k1", int, -2)]
-    for i in range(2, 14):
-        refs = [TaskRef(f"k{j}") for j in range(max(0, i - 3), i)]
-        if rng.random() < 0.3:
-            tasks.append(Task(f"k{i}", rng.choice(UNARY), rng.choice(refs)))
-            continue
+def tree(rng: random.Random, tasks: list[Any], depth: int) -> Any:
+    """Write a random expression on whole numbers as tasks that are each read once; return a reference or a literal."""
+    if depth == 0 or rng.random() < 0.1:
+        return rng.choice([rng.randint(-3, 3), TaskRef("x"), TaskRef("y")])
+    key = f"k{len(tasks)}"
+    tasks.append(None)
+    if rng.random() < 0.25:
+        task = Task(key, rng.choice(UNARY), tree(rng, tasks, depth - 1))
+    else:
         func = rng.choice(BINARY)
-        left = rng.choice(refs)
-        right: Any = rng.choice([*refs, rng.randint(-3, 3)])
-        if func in (operator.pow, operator.lshift, operator.rshift, operator.floordiv, operator.mod, operator.truediv):
-            right = rng.randint(1, 2)
-        if rng.random() < 0.3 and func is not operator.truediv:
-            left, right = (rng.randint(1, 3), rng.choice(refs)) if func in BINARY[:3] + BINARY[7:10] else (left, right)
-        tasks.append(Task(f"k{i}", _whole(func), left, right))
-    fused(*tasks)
+        small = func in (operator.lshift, operator.rshift, operator.floordiv, operator.mod, operator.pow)
+        right: Any = rng.randint(1, 2) if small else tree(rng, tasks, depth - 1)
+        task = Task(key, func, tree(rng, tasks, depth - 1), right)
+    tasks[int(key[1:])] = task
+    return TaskRef(key)
 
 
-def _whole(func: Any) -> Any:
-    return operator.floordiv if func is operator.truediv else func
+def outcome(graph: Any, key: Any) -> Any:
+    """Run a graph; return its value, or the type of the error."""
+    try:
+        return dask.get(graph, key)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        return type(error)
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_operators_bind_as_they_should(seed: int) -> None:
+    """Random expressions, written with as few brackets as Python allows."""
+    tasks: list[Any] = [Task("x", int, 3), Task("y", int, -2)]
+    tree(random.Random(seed), tasks, 5)
+    graph, key = {task.key: task for task in tasks}, tasks[min(2, len(tasks) - 1)].key
+    made = go.optimize(graph, key, go.Policy(parallelism=1, strict=True))
+    assert same(outcome(made, key), outcome(graph, key)), made[key].func
+
+
+@pytest.mark.parametrize("outer", BINARY)
+def test_every_operator_within_every_other(outer: Any) -> None:
+    for inner in (*BINARY, *UNARY):
+        task = Task("i", inner, *((2, TaskRef("x")) if inner in BINARY else (TaskRef("x"),)))
+        for pair in ((TaskRef("i"), 3), (3, TaskRef("i"))):
+            graph = {"x": Task("x", int, 2), "i": task, "o": Task("o", outer, *pair)}
+            made = go.optimize(graph, "o", go.Policy(parallelism=1, strict=True))
+            assert same(outcome(made, "o"), outcome(graph, "o")), made["o"].func.source
 
 
 def test_literals_are_written_exactly() -> None:
