@@ -42,6 +42,12 @@ def user(x: Any) -> Any:
     return x
 
 
+def name_of(value: Any) -> str:
+    """Name a parameter of a test without its address: the names must be the same in all processes that run tests."""
+    text = str(getattr(value, "__name__", value))
+    return text if "0x" not in text else type(value).__name__
+
+
 # -- tokens ------------------------------------------------------------------------------------------------------------
 
 DIFFERENT = [
@@ -123,19 +129,19 @@ IMPURE = [
 ]
 
 
-@pytest.mark.parametrize("func", FRESH, ids=str)
+@pytest.mark.parametrize("func", FRESH, ids=name_of)
 def test_fresh_functions(func: Any) -> None:
     assert is_pure(func)
     assert is_fresh(func)
 
 
-@pytest.mark.parametrize("func", VIEWS, ids=str)
+@pytest.mark.parametrize("func", VIEWS, ids=name_of)
 def test_functions_whose_result_may_be_a_view(func: Any) -> None:
     assert is_pure(func)
     assert not is_fresh(func)
 
 
-@pytest.mark.parametrize("func", IMPURE, ids=lambda func: getattr(func, "__name__", type(func).__name__))
+@pytest.mark.parametrize("func", IMPURE, ids=name_of)
 def test_functions_that_nobody_vouches_for(func: Any) -> None:
     assert not is_pure(func)
     assert not is_fresh(func)
@@ -204,7 +210,7 @@ def test_what_is_called_fresh_shares_no_memory_with_its_arguments() -> None:
         (Compose((functools.partial(np.sum, out=1), np.exp)), 1, (), True),
         (Compose((np.sum, np.exp)), 2, (), True),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_calls_that_write_to_what_they_are_given(func: Any, places: int, names: tuple[str, ...], answer: bool) -> None:
     assert writes(func, places, names) is answer
@@ -213,7 +219,11 @@ def test_calls_that_write_to_what_they_are_given(func: Any, places: int, names: 
 # -- locks and literals ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lock", [threading.Lock(), threading.RLock(), threading.Condition(), SerializableLock()], ids=str)
+@pytest.mark.parametrize(
+    "lock",
+    [threading.Lock(), threading.RLock(), threading.Condition(), SerializableLock()],
+    ids=lambda lock: type(lock).__name__,
+)
 def test_locks(lock: Any) -> None:
     assert is_lock(lock)
 
