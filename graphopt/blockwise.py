@@ -20,17 +20,22 @@ from graphopt.types import Key
 
 __all__ = ["blocks", "derive"]
 
-_SLOTS = tuple(Task.get_all_slots())
+#: Slots that this version of dask has beside those that `derive` copies by name.
+_OTHER_SLOTS = tuple(
+    set(Task.get_all_slots())
+    - {"key", "func", "args", "kwargs", "_dependencies", "_data_producer", "_is_coro", "_token", "_repr"}
+)
 
 
-def derive(task: Task, **changes: Any) -> Task:
-    """Copy a task with some of its slots changed, without looking through its arguments again."""
+def derive(task: Task, key: Key, func: Any, args: tuple[Any, ...], reads: frozenset[Key]) -> Task:
+    """Make a task like another one, without looking through its arguments again; ``reads`` is what they refer to."""
     new = Task.__new__(Task)
-    for slot in _SLOTS:
-        setattr(new, slot, getattr(task, slot))
+    new.key, new.func, new.args, new.kwargs = key, func, args, task.kwargs
+    new._dependencies = reads
+    new._data_producer, new._is_coro = task._data_producer, task._is_coro if func is task.func else None
     new._token = new._repr = None
-    for slot, value in changes.items():
-        setattr(new, slot, value)
+    for slot in _OTHER_SLOTS:
+        setattr(new, slot, getattr(task, slot))
     return new
 
 
@@ -65,7 +70,7 @@ def blocks(layer: Any, wanted: Collection[Key]) -> dict[Key, Task] | None:
         keys = {hole: where(at) for hole, where in inputs.items()}
         args = tuple([TaskRef(keys[a.key]) if type(a) is TaskRef and a.key in keys else a for a in template.args])
         read = frozenset([*keys.values(), *fixed])
-        out[key] = derive(template, key=key, args=args, _dependencies=read)
+        out[key] = derive(template, key, template.func, args, read)
     return out
 
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 from dask.utils import key_split
 
 from graphopt.blockwise import blocks
-from graphopt.spec import Alias, DataNode, GraphNode, Task, TaskRef
+from graphopt.spec import Alias, DataNode, GraphNode, List, Task, TaskRef
 from graphopt.types import CycleError, Graph, GraphError, Key, MissingKeyError, Node
 
 __all__ = [
@@ -55,7 +55,7 @@ def flatten_keys(keys: Any) -> list[Key]:
 
 def dependencies(node: Node) -> frozenset[Key]:
     """Return the keys a node reads; a future reads nothing, it is already there."""
-    return cast("frozenset[Key]", node.dependencies) if isinstance(node, GraphNode) else _NONE
+    return node.dependencies if isinstance(node, GraphNode) else _NONE
 
 
 def key_name(key: Key | None) -> str:
@@ -344,7 +344,34 @@ def _node(key: Key, value: Any, all_keys: Any) -> Node:
         return value
     if getattr(value, "__dask_future__", False):
         return TaskRef(value.key)
+    if type(value) is tuple and len(value) == 2 and callable(value[0]):
+        blocks_read = _list_of_keys(value[1], all_keys)
+        if blocks_read is not None:
+            return Task(key, value[0], blocks_read)
     from dask._task_spec import convert_legacy_task
 
     node = convert_legacy_task(key, value, all_keys)
     return node if isinstance(node, GraphNode) else DataNode(key, node)
+
+
+def _list_of_keys(value: Any, all_keys: Any) -> List | None:
+    """Bring the (nested) list of blocks that a tree of reductions reads to a node; None if it is anything else.
+
+    dask's own conversion looks at every block for every kind of task there is; a reduction has as many as an array has blocks.
+    """
+    if type(value) is not list or not value:
+        return None
+    items: list[Any] = []
+    for item in value:
+        if type(item) is tuple and item and type(item[0]) is str:
+            try:
+                if item not in all_keys:
+                    return None
+            except TypeError:  # not hashable, so no key
+                return None
+            items.append(TaskRef(item))
+        elif (inner := _list_of_keys(item, all_keys)) is not None:
+            items.append(inner)
+        else:
+            return None
+    return List(*items)

@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import linecache
 import re
+from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from functools import lru_cache
 from types import CodeType, TracebackType
@@ -253,11 +254,7 @@ class _Generator:
     def __init__(self, graph: Graph, keys: Collection[Key], before: Graph, origins: dict[Key, Key]) -> None:
         self.graph, self.keys, self.before, self.origins = graph, set(keys), before, origins
         self.shapes: dict[Hashable, _Shape] = {}
-        self.constants = {
-            key: node.value
-            for key, node in graph.items()
-            if isinstance(node, DataNode) and key not in self.keys and _is_small(node.value)
-        }
+        self.constants = _arguments(graph, self.keys)
         self.picks = {key: (node.args[0].key, node.args[1]) for key, node in graph.items() if is_pick(node, graph)}
         self.digests: dict[Hashable, str] = {}
         self.tokens: dict[int, Hashable] = {}  # of functions, by id; the graph holds the functions
@@ -414,6 +411,17 @@ def _name(key: Any) -> Any:
 def _hint(key: Key) -> str:
     """Name an input by what made it; a region of several outputs by its first."""
     return key_name(first_output(key))
+
+
+def _arguments(graph: Graph, keys: Collection[Key]) -> dict[Key, Any]:
+    """Collect the data in a graph that is best passed along with the tasks that read it: small, or read by one task only."""
+    data = {key: node.value for key, node in graph.items() if isinstance(node, DataNode) and key not in keys}
+    if not data:
+        return data
+    readers: Counter[Key] = Counter()
+    for node in graph.values():
+        readers.update(dependencies(node))
+    return {key: value for key, value in data.items() if readers[key] == 1 or _is_small(value)}
 
 
 def _is_small(value: Any) -> bool:

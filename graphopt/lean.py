@@ -13,10 +13,11 @@ import numpy as np
 from dask.array.core import _concatenate2
 from dask.array.routines import _tensordot
 
-__all__ = ["concatenate", "reduce_blocks", "sum_", "tensordot"]
+__all__ = ["concatenate", "contract", "reduce_blocks", "sum_", "tensordot"]
 
 #: NumPy's sum of one negative zero: what a sum starts from. Adding it is what summing one element comes down to.
 _START = float(np.sum(np.array([-0.0])))
+_SUM_OPTIONS = frozenset({"keepdims"})
 
 
 def concatenate(blocks: Any, axes: Any) -> Any:
@@ -28,9 +29,10 @@ def concatenate(blocks: Any, axes: Any) -> Any:
 
 def sum_(a: Any, axis: Any = None, dtype: Any = None, **keepdims: Any) -> Any:
     """Sum like ``np.sum``; along an axis of one element that is a reshape."""
+    if type(a) is not np.ndarray:
+        return np.sum(a, axis=axis, dtype=dtype, **keepdims)  # classes other than arrays need not know keepdims
     if (
-        type(a) is np.ndarray
-        and type(axis) is tuple
+        type(axis) is tuple
         and len(axis) == 1
         and -a.ndim <= axis[0] < a.ndim
         and a.shape[axis[0]] == 1
@@ -43,7 +45,9 @@ def sum_(a: Any, axis: Any = None, dtype: Any = None, **keepdims: Any) -> Any:
         shape = a.shape[:k] + a.shape[k + 1 :]
         if shape or keep:
             return a.reshape(a.shape if keep else shape) + _START
-    return np.sum(a, axis=axis, dtype=dtype, **keepdims)  # classes other than arrays need not know keepdims
+    if _SUM_OPTIONS.issuperset(keepdims):
+        return np.add.reduce(a, axis=axis, dtype=dtype, **keepdims)  # what np.sum comes down to for an array
+    return np.sum(a, axis=axis, dtype=dtype, **keepdims)
 
 
 def reduce_blocks(reduce: Callable[..., Any], blocks: Any, axes: Any, **options: Any) -> Any:
@@ -62,9 +66,31 @@ def reduce_blocks(reduce: Callable[..., Any], blocks: Any, axes: Any, **options:
 
 def tensordot(a: Any, b: Any, axes: Any, is_sparse: bool) -> Any:
     """Contract one axis and keep it with length one, as dask's ``_tensordot`` does: the same BLAS call, less around it."""
-    if type(a) is np.ndarray and type(b) is np.ndarray and not is_sparse and a.ndim == 2 and b.ndim <= 2:
-        left, right = axes
-        if tuple(left) == (1,) and len(right) == 1 and right[0] in (0, -b.ndim) and a.shape[1] == b.shape[0]:
-            out = np.dot(a, b if b.ndim == 2 else b.reshape(-1, 1))
-            return out.reshape(a.shape[0], 1, *b.shape[1:])
+    if not is_sparse and _is_product(a, b, axes):
+        return _product(a, b).reshape(a.shape[0], 1, *b.shape[1:])
     return _tensordot(a, b, axes, is_sparse)
+
+
+def contract(a: Any, b: Any, axes: Any, is_sparse: bool, dtype: Any, keepdims: bool, joined: bool) -> Any:
+    """Contract one axis and sum up the one block that this gives, as dask does even where there is no other block.
+
+    ``joined`` says whether the block is summed twice, the second time as the only one of a list.
+    """
+    if not is_sparse and _is_product(a, b, axes) and a.dtype == b.dtype == dtype and dtype.kind == "f" and dtype.isnative:
+        out = _product(a, b)
+        out += _START
+        return out.reshape(a.shape[0], 1, *b.shape[1:]) if keepdims else out.reshape(a.shape[0], *b.shape[1:])
+    first = sum_(tensordot(a, b, axes, is_sparse), axis=(1,), dtype=dtype, keepdims=keepdims or joined)
+    return reduce_blocks(sum_, [first], [1], axis=(1,), dtype=dtype, keepdims=keepdims) if joined else first
+
+
+def _is_product(a: Any, b: Any, axes: Any) -> bool:
+    """Say whether a contraction is a plain product of a matrix with a matrix or a vector."""
+    if type(a) is not np.ndarray or type(b) is not np.ndarray or a.ndim != 2 or not 1 <= b.ndim <= 2:
+        return False
+    left, right = axes
+    return tuple(left) == (1,) and len(right) == 1 and right[0] in (0, -b.ndim) and a.shape[1] == b.shape[0]
+
+
+def _product(a: Any, b: Any) -> Any:
+    return np.dot(a, b if b.ndim == 2 else b.reshape(-1, 1))

@@ -462,7 +462,7 @@ def test_one_plain_task_stays_a_plain_task() -> None:
     assert made["alone"] is graph["alone"]
 
 
-def test_small_data_moves_into_the_tasks_and_large_data_stays() -> None:
+def test_small_data_moves_into_the_tasks_and_large_data_that_several_read_stays() -> None:
     graph = {
         "small": DataNode("small", np.ones(1)),
         "large": DataNode("large", np.ones(100_000)),
@@ -471,10 +471,15 @@ def test_small_data_moves_into_the_tasks_and_large_data_stays() -> None:
         "b": Task("b", scale, TaskRef("a"), TaskRef("n")),
     }
     made = optimise(graph, ["b"])
-    assert list(made) == ["large", "b"]
-    assert made["b"].dependencies == {"large"}
+    assert list(made) == ["b"], "one task reads all of it"
     assert same(evaluate(made, ["b"]), evaluate(graph, ["b"]))
     assert "small" in optimise(graph, ["b", "small"]), "what is asked for stays"
+    graph["c"] = Task("c", add, TaskRef("large"), TaskRef("n"))
+    graph["d"] = Task("d", scale, TaskRef("c"), 3)
+    made = optimise(graph, ["b", "d"])
+    assert list(made) == ["large", "b", "d"]
+    assert made["b"].dependencies == made["d"].dependencies == {"large"}
+    assert same(evaluate(made, ["b", "d"]), evaluate(graph, ["b", "d"]))
 
 
 def test_what_nobody_asked_for_gets_a_new_name_and_what_somebody_did_keeps_it() -> None:

@@ -168,11 +168,8 @@ def test_lean_reduce_blocks(seed: int) -> None:
     assert_alike(outcome(ours, blocks), outcome(theirs, blocks))
 
 
-@given(seeds)
-@examples(500)
-@example(0)
-def test_lean_tensordot(seed: int) -> None:
-    rng = random.Random(seed)
+def contraction(rng: random.Random) -> tuple[Any, Any, Any, bool]:
+    """Make operands, axes and ``is_sparse`` of a contraction: mostly a plain matrix product, but anything goes."""
     left, right = rng.choice((1, 2, 2, 2, 3)), rng.choice((1, 2, 2, 2))
     i, j = rng.randrange(left), rng.randrange(right)
     axes = rng.choice((((1,), (0,)), ((i,), (j,)), ((left - 1,), (0,)), ((left - 1,), (-right,)), ([left - 1], [0])))
@@ -187,8 +184,33 @@ def test_lean_tensordot(seed: int) -> None:
     if rng.random() < 0.3 and left == right == 2 and plain:
         a = scipy.sparse.csr_array(a) if a.dtype.char in "fdFD" and rng.random() < 0.5 else a
         b = scipy.sparse.csr_array(b) if b.dtype.char in "fdFD" and rng.random() < 0.5 else b
-    is_sparse = rng.random() < 0.15
+    return a, b, axes, rng.random() < 0.15
+
+
+@given(seeds)
+@examples(500)
+@example(0)
+def test_lean_tensordot(seed: int) -> None:
+    a, b, axes, is_sparse = contraction(random.Random(seed))
     assert_alike(outcome(lean.tensordot, a, b, axes, is_sparse), outcome(_tensordot, a, b, axes=axes, is_sparse=is_sparse))
+
+
+@given(seeds)
+@examples(500)
+def test_lean_contract(seed: int) -> None:
+    """A contraction with the sums that dask writes after it, as one call and as the three that it stands for."""
+    rng = random.Random(seed)
+    a, b, axes, is_sparse = contraction(rng)
+    dtype = rng.choice((getattr(a, "dtype", None), np.dtype("f8"), np.dtype("f8"), np.dtype("f4"), None))
+    keep, joined = rng.random() < 0.5, rng.random() < 0.5
+    total = {"axis": (1,), "dtype": dtype}
+
+    def theirs() -> Any:
+        first = np.sum(_tensordot(a, b, axes=axes, is_sparse=is_sparse), keepdims=keep or joined, **total)
+        return np.sum(_concatenate2([first], axes=[1]), keepdims=keep, **total) if joined else first
+
+    options = {"axes": axes, "is_sparse": is_sparse, "dtype": dtype, "keepdims": keep, "joined": joined}
+    assert_alike(outcome(lean.contract, a, b, **options), outcome(theirs))
 
 
 def test_lean_functions_give_arrays_of_their_own() -> None:
@@ -201,6 +223,7 @@ def test_lean_functions_give_arrays_of_their_own() -> None:
             lean.reduce_blocks(lean.sum_, [a], [0], axis=(0,), dtype=a.dtype, keepdims=True),
             lean.reduce_blocks(np.max, [a], [0], axis=(0,), keepdims=True),
             lean.tensordot(a, a.T, ((1,), (0,)), False),
+            lean.contract(a, a.T, ((1,), (0,)), False, a.dtype, True, False),
         ):
             assert not np.shares_memory(out, a)
 
@@ -219,6 +242,10 @@ def test_the_lean_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lean.tensordot(a, b, ((1,), (0,)), False).shape == (4, 1, 2)
     assert lean.tensordot(a, b[:, 0], ((1,), (0,)), False).shape == (4, 1)
     monkeypatch.setattr(np, "sum", fail)
+    monkeypatch.setattr(lean, "tensordot", fail)
+    assert lean.contract(a, b, ((1,), (0,)), False, a.dtype, False, True).shape == (4, 2)
+    assert lean.contract(a, b[:, 0], ((1,), (0,)), False, a.dtype, True, False).shape == (4, 1)
+    assert lean.sum_(a, axis=(0,), dtype=a.dtype).shape == (3,)
     assert lean.sum_(a[:, :1], axis=(1,), dtype=a.dtype, keepdims=True).shape == (4, 1)
 
 

@@ -58,7 +58,7 @@ def lanes(
         Where given, what was refused in the last round is added to it.
     """
     wanted = set(keys)
-    known: dict[int, int] = {}  # bytes by node; the nodes live on as members
+    known = _Known()
     view = _View.of(graph, wanted, classes or {})
     while True:
         refused: list[Refusal] = []
@@ -72,6 +72,14 @@ def lanes(
         members = [view.members(batch) for batch in batches + pairs]
         graph = group(graph, wanted, members)
         view = view.contracted(graph, batches + pairs, [_stands(keys, graph) for keys in members])
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What we found out about bytes, by ``id`` of the node; the nodes live on as members of regions."""
+
+    bounds: dict[int, int] = field(default_factory=dict)
+    guesses: dict[int, int] = field(default_factory=dict)
 
 
 def _stands(members: list[Key], graph: Graph) -> list[Key]:
@@ -177,12 +185,12 @@ class _View:
                 return "one of its inputs reads a future, and should run where that is"
         return None
 
-    def brings_more(self, found: Collection[Key], max_bytes: int, known: dict[int, int]) -> bool:
+    def brings_more(self, found: Collection[Key], max_bytes: int, known: _Known) -> bool:
         """Say whether a batch of these lanes would bring in too much; cheaply where they are far from that."""
         nodes = [self.graph[key] for key in found]
-        if sum([at_most_bytes(node, self.graph) for node in nodes]) <= max_bytes:
+        if sum([at_most_bytes(node, self.graph, known.bounds) for node in nodes]) <= max_bytes:
             return False
-        return sum([brought_bytes(node, self.graph, known) for node in nodes]) > max_bytes
+        return sum([brought_bytes(node, self.graph, known.guesses) for node in nodes]) > max_bytes
 
     def members(self, batch: Collection[Key]) -> list[Key]:
         """List the keys of a batch, inputs first and in chunk order, each region with its picks."""
@@ -192,7 +200,7 @@ class _View:
         return out
 
 
-def _batches(view: _View, keep: int, known: dict[int, int], max_bytes: int, refused: list[Refusal]) -> list[list[Key]]:
+def _batches(view: _View, keep: int, known: _Known, max_bytes: int, refused: list[Refusal]) -> list[list[Key]]:
     """Choose lanes to batch with their readers, rank by rank: all that are legal at a rank, if enough remain, or none."""
     by_rank: dict[int, list[list[Key]]] = {}
     for found, readers in view.siblings():

@@ -48,7 +48,7 @@ def lower(graph: Graph) -> Graph:
             if id(func) not in known:
                 known[id(func)] = _lean(func)
             if known[id(func)] is not func:
-                node = derive(node, func=known[id(func)])
+                node = derive(node, key, known[id(func)], node.args, node.dependencies)
                 changed = True
             elif is_subgraph(node):
                 new = programs.lower(node)
@@ -98,7 +98,8 @@ class _Programs:
         if found is None:
             return task
         program, places, literals = found
-        return derive(task, func=program, args=(*[task.args[3 + place] for place in places], *literals))
+        args = (*[task.args[3 + place] for place in places], *literals)
+        return derive(task, task.key, program, args, task.dependencies)
 
     def _make(self, inner: Any, outkey: Key, inkeys: Any) -> tuple[Program, list[int], list[Any]] | None:
         if self._uses is None:
