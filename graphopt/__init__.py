@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from graphopt.compiled import Compiled, Stats, compile
 from graphopt.explain import Explanation, explain
 from graphopt.pipeline import Policy, optimize, optimized
+from graphopt.plan import Plan
 from graphopt.types import (
     CycleError,
     GraphError,
@@ -12,20 +14,26 @@ from graphopt.types import (
     MissingKeyError,
     PolicyError,
     Refusal,
+    TraceError,
 )
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "Compiled",
     "CycleError",
     "Explanation",
     "GraphError",
     "GraphoptError",
     "GraphoptWarning",
     "MissingKeyError",
+    "Plan",
     "Policy",
     "PolicyError",
     "Refusal",
+    "Stats",
+    "TraceError",
+    "compile",
     "explain",
     "optimize",
     "optimized",

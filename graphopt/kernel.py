@@ -14,7 +14,8 @@ import itertools
 import linecache
 import re
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType, TracebackType
 from typing import Any, cast
@@ -29,7 +30,7 @@ from graphopt.source import write
 from graphopt.spec import Alias, DataNode, GraphNode, Task, TaskRef
 from graphopt.types import Graph, Key, Node, Substitutions
 
-__all__ = ["Fused", "Kernel", "generate"]
+__all__ = ["Fused", "Kernel", "Traced", "explain_error", "generate", "trace_regions"]
 
 _AXES = re.compile(r"(_\.\d+)+$")
 _SMALL = 16_384  # bytes of an array that is cheaper to pass along with each task than to keep under a key of its own
@@ -126,7 +127,7 @@ class Fused(Task):
             )
         except Exception as error:
             with contextlib.suppress(Exception):  # a note is not worth another error; some refuse to be changed
-                _explain(error, self)
+                explain_error(error, self.func, self.labels, self.key)
             raise
 
     def copy(self) -> Fused:
@@ -134,9 +135,8 @@ class Fused(Task):
         return Fused(self.key, self.func, *self.args, _data_producer=self._data_producer, labels=self.labels)
 
 
-def _explain(error: Exception, task: Fused) -> None:
+def explain_error(error: BaseException, kernel: Kernel, labels: tuple[Any, ...], key: Key) -> None:
     """Add to an error which of the user's keys was being computed, and by which line."""
-    kernel, labels = task.func, task.labels
     found: list[str] = []
     line, trace = "", error.__traceback__
     while trace is not None:
@@ -155,7 +155,7 @@ def _explain(error: Exception, task: Fused) -> None:
     if not found:
         return
     keys = f"key {found[0]}" if len(found) == 1 else f"one of the keys {' and '.join(found)}"
-    note = f"graphopt: while computing {keys}, in the fused task {task.key!r}: {line}"
+    note = f"graphopt: while computing {keys}, in the fused task {key!r}: {line}"
     if hasattr(error, "add_note"):
         error.add_note(note)
     else:  # Python 3.10
@@ -248,6 +248,43 @@ def generate(
         Where given, filled with the keys that plain tasks had, by the new keys they got.
     """
     return _Generator(graph, keys, before or {}, {} if origins is None else origins).run()
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A region as a call of a kernel: what is passed, in order, and what comes out.
+
+    ``program`` is the region before it was written, ``fixed`` its literals that are in the text; ``labels`` are the user's keys
+    by step.
+    """
+
+    kernel: Kernel
+    inputs: tuple[Key, ...]
+    literals: tuple[Any, ...]
+    outputs: tuple[Key, ...]
+    labels: tuple[Any, ...]
+    program: Program
+    fixed: Mapping[int, Any]
+
+
+def trace_regions(regions: Iterable[Region]) -> list[Traced]:
+    """Write kernels for regions, and say what each region passes to its own. Nothing is taken for small or for a pick."""
+    generator = _Generator({}, (), {}, {})
+    found = []
+    for region in regions:
+        tracer = generator._trace(region)
+        found.append((generator._shape(tracer, region), tracer, region))
+    fixed = {id(shape): shape.fixed() for shape in generator.shapes.values()}
+    for shape in list(generator.shapes.values()):
+        generator._write(shape)
+    out = []
+    for shape, tracer, region in found:
+        assert shape.kernel is not None
+        literals = tuple([tracer.literals[slot] for slot in shape.slots])
+        labels = tuple(tracer.labels)
+        program, known = shape.program, fixed[id(shape)]
+        out.append(Traced(shape.kernel, tuple(tracer.inputs), literals, region.outputs, labels, program, known))
+    return out
 
 
 class _Generator:

@@ -28,7 +28,7 @@ from graphopt.passes.lower import lower
 from graphopt.spec import GraphNode, TaskRef
 from graphopt.types import Graph, GraphError, GraphoptError, GraphoptWarning, Key, Node, PolicyError, Refusal
 
-__all__ = ["PASSES", "Optimizer", "Policy", "checked", "classes_of", "optimize", "optimized", "run_passes"]
+__all__ = ["PASSES", "Optimizer", "Policy", "active_client", "checked", "classes_of", "optimize", "optimized", "run_passes"]
 
 #: The passes by name, in the order in which they run.
 PASSES = ("cull", "aliases", "common", "lower", "diamond", "lanes")
@@ -101,7 +101,7 @@ def _threads() -> int:
     from dask import config
     from dask.system import CPU_COUNT
 
-    client = _client()
+    client = active_client()
     if client is not None and hasattr(client, "scheduler_info"):
         with contextlib.suppress(Exception):
             if client.asynchronous:  # cannot be asked here; this is what it heard last
@@ -113,7 +113,7 @@ def _threads() -> int:
     return int(workers) if isinstance(workers, int) and workers > 0 else max(1, int(CPU_COUNT))
 
 
-def _client() -> Any:
+def active_client() -> Any:
     """Return the distributed client that dask would use now, or None."""
     import sys
 

@@ -36,6 +36,7 @@ __all__ = [
     "Spec",
     "Step",
     "Tracer",
+    "container",
     "is_subgraph",
     "program_of",
 ]
@@ -202,7 +203,7 @@ class Tracer:
         if isinstance(value, DataNode):
             return self.literal(value.value)
         if isinstance(value, Task):
-            kind = _container(value)
+            kind = container(value)
             if kind is not None:
                 return (kind, *[self.spec(arg, label) for arg in value.args])
             return self.call(value, label)
@@ -242,7 +243,7 @@ class Tracer:
         return Program(self.steps, len(self.inputs), len(self.literals), specs, self.labels, self.constants, tokens)
 
 
-def _container(task: Task) -> str | None:
+def container(task: Task) -> str | None:
     """Say which container a task only builds, or None if it does anything else."""
     if type(task) is not Task:
         return _KINDS.get(getattr(task, "klass", None)) if task.func is _CONTAINER else None  # type: ignore[arg-type]
@@ -285,7 +286,7 @@ def program_of(
                 tracer.define(key, tracer.step(program, (*refs, *map(tracer.literal, literals)), (), key))
             else:
                 tracer.task(node)
-        elif isinstance(node, Task) and _container(node) is not None:
+        elif isinstance(node, Task) and container(node) is not None:
             tracer.define(key, tracer.spec(node))
         else:
             return None

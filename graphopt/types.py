@@ -25,6 +25,7 @@ __all__ = [
     "PolicyError",
     "Refusal",
     "Substitutions",
+    "TraceError",
 ]
 
 #: What stands behind a key. A bare ``TaskRef`` is a future: data that dask already holds somewhere under that key.
@@ -64,6 +65,10 @@ class MissingKeyError(GraphError, KeyError):
 
 class PolicyError(GraphoptError, ValueError):
     """A policy whose values make no sense; the message names the field."""
+
+
+class TraceError(GraphoptError, TypeError):
+    """A function that cannot be compiled as it is written; the message says what to do instead."""
 
 
 class GraphoptWarning(UserWarning):

@@ -1,0 +1,353 @@
+"""Compile: trace a function once, replay it many times.
+
+A `Compiled` keeps a plan for each signature: the structure of the arguments, and of each array its type, shape and chunks. A
+call with a known signature fills in the new values and runs; any other call traces anew. Which of the two happened is
+counted in ``stats``.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import uuid
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.base import compute, is_dask_collection, persist
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+
+from graphopt.execute import blas
+from graphopt.execute.local import run
+from graphopt.execute.team import team_of
+from graphopt.pipeline import Policy, active_client, checked, optimized
+from graphopt.plan import Plan, make_plan
+from graphopt.spec import DataNode
+from graphopt.trace import Argument, Result, arguments_of, result_of, trace
+from graphopt.tree import Structure, flatten, unflatten
+
+__all__ = ["Compiled", "Stats", "compile"]
+
+#: How many plans one compiled function keeps; the least recently used goes first.
+_PLANS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What the calls of a compiled function came to.
+
+    Attributes
+    ----------
+    calls : int
+        How often it was called.
+    traces : int
+        How often the function itself was traced, because the signature was new.
+    rebinds : int
+        How often a known plan was given other chunked arrays than at the call before.
+    by_dask : int
+        How often dask ran the call, because its data is on a cluster.
+    """
+
+    calls: int = 0
+    traces: int = 0
+    rebinds: int = 0
+    by_dask: int = 0
+
+
+class Threads:
+    """Finds out, while a plan runs, whether several threads pay at a level: short NumPy calls get in each other's way.
+
+    Both ways are tried a few times in turn and the faster is kept. Only time depends on it, never a result.
+    """
+
+    _TRIES = 4
+
+    def __init__(self, levels: int) -> None:
+        self._times: list[tuple[list[float], list[float]]] = [([], []) for _ in range(levels)]
+
+    def __call__(self, level: int) -> bool:
+        one, many = self._times[level]
+        if len(many) < self._TRIES or len(one) < self._TRIES:
+            return len(many) <= len(one)
+        return min(many) < min(one)
+
+    def took(self, level: int, several: bool, seconds: float) -> None:
+        """Note how long a level took."""
+        times = self._times[level][several]
+        if len(times) < self._TRIES:
+            times.append(seconds)
+
+
+class _Ready:
+    """A plan with what was learned by running it: the values it was last bound to, and where threads pay."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.threads = Threads(len(plan.levels))
+        self.bound: tuple[tuple[Any, ...], list[Any]] | None = None
+        self.ran = False
+        self.chunked = [(slot, *plan.trace.slots[key]) for key, slot in plan.slots.items()]
+
+    def bind(self, arguments: list[Argument]) -> tuple[list[Any], bool]:
+        """Return the values of all slots, and whether other chunked arrays were bound than before."""
+        given = tuple([argument.blocks for argument in arguments if argument.kind == "chunked"])
+        bound = self.bound
+        if bound is not None and len(bound[0]) == len(given) and all([a is b for a, b in zip(bound[0], given, strict=True)]):
+            values, again = list(bound[1]), False
+        else:
+            values, again = list(self.plan.template), self.ran
+            for slot, place, block in self.chunked:
+                if arguments[place].kind == "chunked":
+                    values[slot] = arguments[place].blocks[block]
+            self.bound, self.ran = (given, list(values)), True
+        for slot, place, _ in self.chunked:
+            if arguments[place].kind == "array":
+                values[slot] = arguments[place].value
+        self.plan.bind_numbers(values, arguments)
+        return values, again
+
+
+class Compiled:
+    """A function that is traced once and replayed many times; made by `compile`.
+
+    Attributes
+    ----------
+    stats : Stats
+        How many calls, traces and rebinds there were.
+    """
+
+    def __init__(self, fn: Callable[..., Any], static: Iterable[str], exact: bool, policy: Policy) -> None:
+        functools.update_wrapper(self, fn)
+        self._fn, self._exact, self._policy = fn, exact, policy
+        self._parameters = inspect.signature(fn)
+        self._static = frozenset(static)
+        unknown = self._static - self._parameters.parameters.keys()
+        if unknown:
+            raise TypeError(
+                f"static={sorted(unknown)}: {_name_of(fn)} has no such argument, only {list(self._parameters.parameters)}."
+            )
+        self._ready: OrderedDict[Hashable, _Ready] = OrderedDict()
+        self._blocks: dict[str, tuple[Any, str, Argument]] = {}
+        self._guard = threading.RLock()
+        self.stats = Stats()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the function returns: small arrays and numbers as values, chunked arrays with blocks in memory."""
+        arguments, structure = self._arguments(args, kwargs)
+        if active_client() is not None or any(
+            argument.kind == "lazy" and _on_cluster(argument.value) for argument in arguments
+        ):
+            with self._guard:
+                self.stats = replace(self.stats, calls=self.stats.calls + 1, by_dask=self.stats.by_dask + 1)
+            return _by_dask(self._fn, args, kwargs, self._policy)
+        ready = self._find(arguments, structure)
+        with self._guard:
+            values, rebound = ready.bind(arguments)
+            self.stats = replace(self.stats, calls=self.stats.calls + 1, rebinds=self.stats.rebinds + rebound)
+        policy = self._policy.resolve()
+        with blas.one_thread():
+            run(ready.plan, values, team_of(policy.parallelism or 1), ready.threads)
+        return _results(ready.plan, values, arguments)
+
+    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+        """Return the plan that a call with these arguments would run, without running it."""
+        return self._find(*self._arguments(args, kwargs)).plan
+
+    def __repr__(self) -> str:
+        return f"<compiled {_name_of(self._fn)}: {self.stats}>"
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def _arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[list[Argument], Structure]:
+        return arguments_of(self._parameters, args, kwargs, self._static, self._known)
+
+    def _known(self, name: str, array: da.Array) -> Argument | None:
+        """Return what we know of an array that was given before; nothing here keeps it alive."""
+        known = self._blocks.get(name)
+        if known is None or known[0]() is not array.dask or known[1] != array.name:
+            return None
+        return replace(known[2], value=array)
+
+    def _remember(self, arguments: list[Argument]) -> None:
+        for argument in arguments:
+            if argument.kind == "chunked":
+                graph, name = argument.value.dask, argument.value.name
+                known = self._blocks.get(argument.name)
+                if known is None or known[0]() is not graph or known[1] != name:
+                    self._blocks[argument.name] = (weakref.ref(graph, self._forget), name, replace(argument, value=None))
+
+    def _forget(self, graph: Any) -> None:
+        """Let go of the blocks of an array that is gone."""
+        for name, known in list(self._blocks.items()):
+            if known[0] is graph:
+                del self._blocks[name]
+        for ready in self._ready.values():
+            ready.bound = None
+
+    def _find(self, arguments: list[Argument], structure: Structure) -> _Ready:
+        policy = self._policy.resolve()
+        signature = (structure, policy, tuple([argument.signature for argument in arguments]), _captured(self._fn))
+        with self._guard:
+            self._remember(arguments)
+            ready = self._ready.get(signature)
+            if ready is None:
+                traced = trace(self._fn, arguments, structure, self._parameters)
+                ready = self._ready[signature] = _Ready(make_plan(traced, policy, exact=self._exact))
+                blas.refresh()
+                self.stats = replace(self.stats, traces=self.stats.traces + 1)
+                while len(self._ready) > _PLANS:
+                    self._ready.popitem(last=False)
+            self._ready.move_to_end(signature)
+        return ready
+
+
+def compile(
+    fn: Callable[..., Any] | None = None,
+    *,
+    static: Iterable[str] = (),
+    exact: bool = False,
+    policy: Policy | None = None,
+) -> Any:
+    """Compile a function of dask arrays: trace it once, then replay it without dask's scheduler.
+
+    Parameters
+    ----------
+    fn : callable
+        A function written in plain dask: it takes chunked dask arrays, small NumPy arrays and numbers, in any nesting of
+        tuples, lists, dicts and dataclasses, and returns dask collections likewise. It is called once for each signature.
+    static : iterable of str
+        Names of arguments whose values the function may look at: it is traced anew for each value. Strings, bools, None and
+        other objects are static anyway.
+    exact : bool
+        Give the same results as dask bit for bit. By default sums may be taken in another order.
+    policy : Policy, optional
+        ``parallelism`` is the number of threads; by default all.
+
+    Returns
+    -------
+    Compiled
+        Call it like the function. Arrays of one small block come back as NumPy, others as dask arrays whose blocks are in
+        memory, to be given to the next call.
+
+    Raises
+    ------
+    TraceError
+        If the function looks at values while it is traced; the message says what to do instead.
+
+    Notes
+    -----
+    What the function captures from outside (globals, closures) is as it was when it was traced; if a captured name stands for
+    another object later, the function is traced anew. A random draw that dask would repeat is repeated; one that it would
+    draw anew each time is refused.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np
+    >>> X = da.ones((8, 2), chunks=(2, 2)).persist()
+    >>> @compile
+    ... def step(X, beta):
+    ...     residual = X.dot(beta) - 1
+    ...     return (residual**2).sum(), X.T.dot(residual)
+    >>> loss, gradient = step(X, np.array([1.0, 1.0]))
+    >>> float(loss), gradient
+    (8.0, array([8., 8.]))
+    >>> step(X, np.array([0.5, 0.5]))[1], step.stats.traces
+    (array([0., 0.]), 1)
+    """
+    if fn is None:
+        return functools.partial(compile, static=static, exact=exact, policy=policy)
+    if isinstance(static, str):
+        raise TypeError(f"static={static!r}: must be a tuple of names, such as ({static!r},).")
+    return Compiled(fn, static, exact, checked(policy))
+
+
+def _name_of(fn: Any) -> str:
+    return str(getattr(fn, "__qualname__", None) or type(fn).__name__)
+
+
+def _captured(fn: Any) -> Hashable:
+    """Return the identities of what a function captures and a user may exchange: data and numbers, not modules or functions."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    fn = getattr(fn, "__func__", fn)
+    code = getattr(fn, "__code__", None)
+    if code is None:
+        return ()
+    found: list[Hashable] = []
+    for cell in fn.__closure__ or ():
+        try:
+            found.append(_identity(cell.cell_contents))
+        except ValueError:  # not filled yet
+            found.append(None)
+    for name in code.co_names:
+        if name in fn.__globals__:
+            found.append(_identity(fn.__globals__[name]))
+    return tuple(found)
+
+
+def _identity(value: Any) -> Hashable:
+    if isinstance(value, (int, float, complex, str, bool, type(None))):
+        return (type(value), value)
+    return id(value) if isinstance(value, np.ndarray) or is_dask_collection(value) else None
+
+
+def _on_cluster(collection: Any) -> bool:
+    """Say whether a collection reads futures."""
+    return any([getattr(value, "__dask_future__", False) for value in collection.__dask_graph__().values()])
+
+
+def _by_dask(fn: Callable[..., Any], args: Any, kwargs: Any, policy: Policy) -> Any:
+    """Let dask run a call, on the cluster that holds its data."""
+    leaves, structure = flatten(fn(*args, **kwargs))
+    found = [result_of(path, value) for path, value in leaves]
+    with optimized(policy):
+        small = [result.value for result in found if result.keys and (result.small or result.kind == "delayed")]
+        large = [result.value for result in found if result.keys and not result.small and result.kind == "array"]
+        computed, persisted = iter(compute(*small)), iter(persist(*large))
+    out = []
+    for result in found:
+        if not result.keys:
+            out.append(result.value)
+        else:
+            out.append(next(persisted) if result.kind == "array" and not result.small else next(computed))
+    return unflatten(structure, out)
+
+
+def _results(plan: Plan, values: list[Any], arguments: list[Argument]) -> Any:
+    """Put together what the function returns from the values of the slots."""
+    out: list[Any] = []
+    for result, slots in zip(plan.trace.results, plan.results, strict=True):
+        if result.kind == "number":
+            given = {token: arguments[place].value for token, place in plan.trace.numbers.items()}
+            out.append(result.value.value(given))
+        elif result.kind == "constant":
+            out.append(result.value)
+        elif result.kind == "delayed":
+            finish, extra = result.value.__dask_postcompute__()
+            out.append(finish([values[slot] for slot in slots] if len(slots) > 1 else _one(result, values[slots[0]]), *extra))
+        elif result.small:
+            out.append(values[slots[0]])
+        else:
+            out.append(_resident(result, [values[slot] for slot in slots]))
+    return unflatten(plan.trace.structure, out)
+
+
+def _one(result: Result, value: Any) -> Any:
+    return value
+
+
+def _resident(result: Result, blocks: list[Any]) -> da.Array:
+    """Make a dask array of blocks that are in memory."""
+    like = result.value
+    name = f"graphopt-{uuid.uuid4().hex}"
+    old: Any = result.keys
+    keys = [(name, *key[1:]) for key in old]
+    layer = MaterializedLayer({key: DataNode(key, block) for key, block in zip(keys, blocks, strict=True)})
+    graph = HighLevelGraph({name: layer}, {name: set()})
+    return da.Array(graph, name, like.chunks, meta=like._meta, dtype=like.dtype)

@@ -1,0 +1,50 @@
+"""BLAS: held to one thread while lanes run side by side, and given back after."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import threadpoolctl
+
+__all__ = ["one_thread", "refresh"]
+
+_GUARD = threading.Lock()
+_libraries: list[Any] = []
+_users = 0
+_before: list[int] = []
+
+
+def refresh() -> None:
+    """Look for BLAS libraries that were loaded since."""
+    global _libraries
+    found = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
+    with _GUARD:
+        if not _users:
+            _libraries = found
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold BLAS to one thread. Several may do so at once; the last to leave restores what was."""
+    global _users, _before
+    with _GUARD:
+        if not _users:
+            _before = [library.get_num_threads() for library in _libraries]
+            _set([1] * len(_libraries))
+        _users += 1
+    try:
+        yield
+    finally:
+        with _GUARD:
+            _users -= 1
+            if not _users:
+                _set(_before)
+
+
+def _set(counts: list[int]) -> None:
+    for library, count in zip(_libraries, counts, strict=True):
+        if library.get_num_threads() != count:
+            library.set_num_threads(count)

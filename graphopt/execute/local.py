@@ -1,0 +1,108 @@
+"""Local: runs a plan on the threads of this process, without a scheduler."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from graphopt.execute.team import Team
+from graphopt.kernel import Kernel, explain_error
+from graphopt.plan import Group, Level, Plan
+
+__all__ = ["run"]
+
+Stop = list[bool]  # one place: whether to stop at the next lane
+
+
+class Threads(Protocol):
+    """Whether several threads pay at a level, and what was learned of that."""
+
+    def __call__(self, level: int) -> bool: ...
+
+    def took(self, level: int, several: bool, seconds: float) -> None: ...
+
+
+def run(plan: Plan, values: list[Any], team: Team, threads: Threads) -> list[Any]:
+    """Go through the levels of a plan.
+
+    Parameters
+    ----------
+    plan
+        What to run.
+    values
+        The values of all slots, those of the arguments filled in; they are changed.
+    team
+        The threads to use.
+    threads
+        Says whether to use more than one of them at a level, and is told how long it took.
+
+    Returns
+    -------
+    The same list, with the results in their slots.
+    """
+    stop: Stop = [False]
+    for number, level in enumerate(plan.levels):
+        choice = team.threads > 1 and level.lanes > 1
+        several = choice and threads(number)
+        start = time.perf_counter()
+        if several:
+            team.run([partial(_guarded, part, values, stop) for part in _parts(level, team.threads)])
+        else:
+            for group in level.groups:
+                _run_lanes(group, 0, len(group.lanes), values, stop)
+        if choice:
+            threads.took(number, several, time.perf_counter() - start)
+        for slot in level.drop:
+            values[slot] = None
+    return values
+
+
+def _parts(level: Level, threads: int) -> list[list[tuple[Group, int, int]]]:
+    """Split the lanes of a level evenly, each thread's in one piece, in chunk order."""
+    total = level.lanes
+    bounds = [total * i // threads for i in range(threads + 1)]
+    parts: list[list[tuple[Group, int, int]]] = [[] for _ in range(threads)]
+    start = 0
+    for group in level.groups:
+        stop = start + len(group.lanes)
+        for i, part in enumerate(parts):
+            first, last = max(start, bounds[i]), min(stop, bounds[i + 1])
+            if first < last:
+                part.append((group, first - start, last - start))
+        start = stop
+    return [part for part in parts if part]
+
+
+def _guarded(part: Sequence[tuple[Group, int, int]], values: list[Any], stop: Stop) -> None:
+    """Run a thread's part; if anything goes wrong, Ctrl-C too, the others stop at their next lane."""
+    try:
+        for group, first, last in part:
+            _run_lanes(group, first, last, values, stop)
+    except BaseException:
+        stop[0] = True
+        raise
+
+
+def _run_lanes(group: Group, first: int, last: int, values: list[Any], stop: Stop) -> None:
+    kernel = group.kernel.fn if isinstance(group.kernel, Kernel) else group.kernel
+    lane = None
+    try:
+        if group.lanes and len(group.lanes[0].writes) == 1:
+            for lane, fetch in zip(group.lanes[first:last], group.fetch[first:last], strict=True):
+                values[lane.writes[0]] = kernel(*fetch(values))
+                if stop[0]:
+                    return
+        else:
+            for lane, fetch in zip(group.lanes[first:last], group.fetch[first:last], strict=True):
+                for slot, value in zip(lane.writes, kernel(*fetch(values)), strict=True):
+                    values[slot] = value
+                if stop[0]:
+                    return
+    except Exception as error:
+        if lane is not None and isinstance(group.kernel, Kernel):
+            with contextlib.suppress(Exception):
+                explain_error(error, group.kernel, lane.labels, lane.key)
+        raise

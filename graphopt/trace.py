@@ -1,0 +1,235 @@
+"""Trace: run a function once on stand-ins, and write down what it would compute.
+
+Chunked arrays whose blocks are in memory are stood in for as well, block by block, so that a plan can be bound to others of
+the same structure. Arrays that are still to be computed (from a file, from Delayed) stay what they are: their tasks are part
+of the plan.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.base import is_dask_collection
+from dask.core import flatten as flatten_keys
+from dask.highlevelgraph import HighLevelGraph
+
+from graphopt.functions import token
+from graphopt.spec import Alias, DataNode, GraphNode, TaskRef
+from graphopt.standins import Scalar, example_of, is_number, stand_in_array
+from graphopt.tree import Structure, flatten, unflatten
+from graphopt.types import Key, TraceError
+
+__all__ = ["Argument", "Result", "Trace", "arguments_of", "resident_blocks", "result_of", "trace"]
+
+#: What stands in a graph in place of a block that is still to be computed, or is no array.
+_NO_BLOCKS = (GraphNode, TaskRef, Alias, tuple, str, list, dict)
+
+#: Dask arrays with this many bytes at most, in one block, come back as NumPy arrays.
+_SMALL = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One leaf of a call: what it is called, what it is, and what must be equal for a plan to be used again.
+
+    ``kind`` is ``chunked`` (blocks in memory), ``lazy`` (a dask collection to be computed), ``array`` (small), ``number`` or
+    ``static``.
+    """
+
+    name: str
+    kind: str
+    value: Any
+    signature: Hashable
+    blocks: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One leaf of what a function returns.
+
+    ``kind`` is ``array`` (a dask array), ``delayed`` (any other collection), ``number`` (computed from numbers alone) or
+    ``constant``.
+    """
+
+    kind: str
+    value: Any
+    keys: tuple[Key, ...] = ()
+    small: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What tracing found: the graph, which of its keys are to be given, and how results are made of the others."""
+
+    graph: HighLevelGraph
+    slots: Mapping[Key, tuple[int, int]]  # key of a block -> place of the argument, place of the block in it
+    numbers: Mapping[str, int]  # token of a Scalar -> place of the argument
+    results: tuple[Result, ...]
+    structure: Structure
+
+
+def arguments_of(
+    parameters: inspect.Signature,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    static: frozenset[str] = frozenset(),
+    known: Callable[[str, da.Array], Argument | None] = lambda name, array: None,
+) -> tuple[list[Argument], Structure]:
+    """Take the arguments of a call apart. ``known`` may answer for arrays that were looked at before.
+
+    Raises
+    ------
+    TypeError
+        If the function does not take these arguments.
+    """
+    bound = parameters.bind(*args, **kwargs)
+    bound.apply_defaults()
+    out: list[Argument] = []
+    parts: list[Structure] = []
+    for name, given in bound.arguments.items():
+        if name in static:
+            out.append(Argument(name, "static", given, _static(name, given)))
+            parts.append(name)
+            continue
+        leaves, structure = flatten(given)
+        parts.append((name, structure))
+        out += [_argument(f"{name}{path}", leaf, known) for path, leaf in leaves]
+    return out, tuple(parts)
+
+
+def _argument(name: str, value: Any, known: Callable[[str, da.Array], Argument | None]) -> Argument:
+    if isinstance(value, da.Array):
+        if (found := known(name, value)) is not None:
+            return found
+        blocks = resident_blocks(value)
+        if blocks is None:
+            return Argument(name, "lazy", value, ("lazy", value.name, value.chunks))
+        what = ("chunked", type(value._meta), value.dtype, _comparable(value.chunks))
+        return Argument(name, "chunked", value, what, blocks)
+    if is_dask_collection(value):
+        return Argument(name, "lazy", value, ("lazy", tuple(flatten_keys(value.__dask_keys__()))))
+    if is_number(value):
+        dtype = value.dtype if isinstance(value, (np.generic, np.ndarray)) else None
+        return Argument(name, "number", value, ("number", type(value), dtype))
+    if isinstance(value, np.ndarray):
+        return Argument(name, "array", value, ("array", type(value), value.dtype, value.shape))
+    return Argument(name, "static", value, _static(name, value))
+
+
+def _comparable(chunks: Any) -> Hashable:
+    """Return chunks so that unknown sizes equal each other."""
+    return tuple([tuple(["?" if size != size else size for size in axis]) for axis in chunks])
+
+
+def _static(name: str, value: Any) -> Hashable:
+    """Return what two static arguments must have in common; things that do not compare are equal only to themselves."""
+    try:
+        hash(value)
+    except TypeError:
+        return ("static", token(value))
+    return ("static", type(value), value)
+
+
+def resident_blocks(array: da.Array) -> tuple[Any, ...] | None:
+    """Return the blocks of an array if all are data in its graph, in order; None if any is to be computed."""
+    graph = array.dask
+    layer: Any = graph.layers.get(array.name, graph) if isinstance(graph, HighLevelGraph) else graph
+    if isinstance(layer, HighLevelGraph) or not getattr(layer, "is_materialized", lambda: True)():
+        return None
+    out = []
+    for key in flatten_keys(array.__dask_keys__()):
+        value = layer.get(key)
+        if isinstance(value, DataNode):
+            value = value.value
+        elif (
+            value is None
+            or isinstance(value, (GraphNode, TaskRef, Alias, tuple, str, list, dict))
+            or getattr(value, "__dask_future__", False)
+            or is_dask_collection(value)
+        ):
+            return None
+        out.append(value)
+    return tuple(out)
+
+
+def trace(fn: Callable[..., Any], arguments: list[Argument], structure: Structure, parameters: inspect.Signature) -> Trace:
+    """Run a function on stand-ins for its arguments.
+
+    Raises
+    ------
+    TraceError
+        If the function asks for values while it is traced, or returns what cannot be computed.
+    """
+    slots: dict[Key, tuple[int, int]] = {}
+    numbers: dict[str, int] = {}
+    leaves: list[Any] = []
+    for place, argument in enumerate(arguments):
+        if argument.kind == "chunked":
+            made, keys = stand_in_array(argument.name, argument.value, argument.value.chunks, argument.value._meta)
+        elif argument.kind == "array":
+            chunks = tuple([(size,) for size in argument.value.shape])
+            made, keys = stand_in_array(
+                argument.name, argument.value, chunks, argument.value[(slice(0, 0),) * argument.value.ndim]
+            )
+        elif argument.kind == "number":
+            number = Scalar(f"the argument {argument.name!r}", example_of(argument.value))
+            numbers[number.token] = place
+            leaves.append(number)
+            continue
+        else:
+            leaves.append(argument.value)
+            continue
+        leaves.append(made)
+        slots.update((key, (place, block)) for block, key in enumerate(keys))
+    returned = _call(fn, leaves, structure, parameters)
+    found, shape = flatten(returned)
+    results = tuple([result_of(path, value) for path, value in found])
+    collections = [result.value for result in results if result.keys]
+    graphs = [c.__dask_graph__() for c in collections]
+    layered = [g if isinstance(g, HighLevelGraph) else HighLevelGraph.from_collections(str(id(g)), g) for g in graphs]
+    return Trace(HighLevelGraph.merge(*layered), slots, numbers, results, shape)
+
+
+def _call(fn: Callable[..., Any], leaves: list[Any], structure: Any, parameters: inspect.Signature) -> Any:
+    """Call a function with leaves in the places of its arguments."""
+    rest = iter(leaves)
+    given: dict[str, Any] = {}
+    for part in structure:
+        if isinstance(part, str):  # static
+            given[part] = next(rest)
+        else:
+            name, tree = part
+            count = _leaves_in(tree)
+            given[name] = unflatten(tree, [next(rest) for _ in range(count)])
+    bound = inspect.BoundArguments(parameters, given)
+    return fn(*bound.args, **bound.kwargs)
+
+
+def _leaves_in(tree: Any) -> int:
+    if tree == "leaf":
+        return 1
+    kind, *items = tree
+    skip = 0 if kind in (tuple, list) or hasattr(kind, "_fields") else 1
+    return sum(map(_leaves_in, items[skip:]))
+
+
+def result_of(path: str, value: Any) -> Result:
+    """Say what a leaf is that a function returns, at this path."""
+    where = f"what it returns{' at ' + path if path else ''}"
+    if isinstance(value, da.Array):
+        keys = tuple(flatten_keys(value.__dask_keys__()))
+        nbytes = value.nbytes
+        small = len(keys) == 1 and (nbytes != nbytes or nbytes <= _SMALL)
+        return Result("array", value, keys, small)
+    if isinstance(value, Scalar):
+        return Result("number", value)
+    if is_dask_collection(value):
+        if type(value).__module__.partition(".")[0] not in ("dask", "graphopt"):
+            raise TraceError(f"compile cannot return a {type(value).__name__} ({where}): return arrays or Delayed.")
+        return Result("delayed", value, tuple(flatten_keys(value.__dask_keys__())))
+    return Result("constant", value)
