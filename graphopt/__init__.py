@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from graphopt.compiled import Compiled, Stats, compile
+from graphopt.context import optimized
 from graphopt.explain import Explanation, explain
-from graphopt.pipeline import Policy, optimize, optimized
+from graphopt.pipeline import Policy, optimize
 from graphopt.plan import Plan
 from graphopt.types import (
     CycleError,

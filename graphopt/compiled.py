@@ -22,10 +22,12 @@ import numpy as np
 from dask.base import compute, is_dask_collection, persist
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
+from graphopt.context import optimized
 from graphopt.execute import blas
 from graphopt.execute.local import run
 from graphopt.execute.team import team_of
-from graphopt.pipeline import Policy, active_client, checked, optimized
+from graphopt.execute.threads import Threads
+from graphopt.pipeline import Policy, active_client, checked
 from graphopt.plan import Plan, make_plan
 from graphopt.spec import DataNode
 from graphopt.trace import Argument, Result, arguments_of, result_of, trace
@@ -59,30 +61,6 @@ class Stats:
     by_dask: int = 0
 
 
-class Threads:
-    """Finds out, while a plan runs, whether several threads pay at a level: short NumPy calls get in each other's way.
-
-    Both ways are tried a few times in turn and the faster is kept. Only time depends on it, never a result.
-    """
-
-    _TRIES = 4
-
-    def __init__(self, levels: int) -> None:
-        self._times: list[tuple[list[float], list[float]]] = [([], []) for _ in range(levels)]
-
-    def __call__(self, level: int) -> bool:
-        one, many = self._times[level]
-        if len(many) < self._TRIES or len(one) < self._TRIES:
-            return len(many) <= len(one)
-        return min(many) < min(one)
-
-    def took(self, level: int, several: bool, seconds: float) -> None:
-        """Note how long a level took."""
-        times = self._times[level][several]
-        if len(times) < self._TRIES:
-            times.append(seconds)
-
-
 class _Ready:
     """A plan with what was learned by running it: the values it was last bound to, and where threads pay."""
 
@@ -91,7 +69,6 @@ class _Ready:
         self.threads = Threads(len(plan.levels))
         self.bound: tuple[tuple[Any, ...], list[Any]] | None = None
         self.ran = False
-        self.chunked = [(slot, *plan.trace.slots[key]) for key, slot in plan.slots.items()]
 
     def bind(self, arguments: list[Argument]) -> tuple[list[Any], bool]:
         """Return the values of all slots, and whether other chunked arrays were bound than before."""
@@ -100,12 +77,12 @@ class _Ready:
         if bound is not None and len(bound[0]) == len(given) and all([a is b for a, b in zip(bound[0], given, strict=True)]):
             values, again = list(bound[1]), False
         else:
-            values, again = list(self.plan.template), self.ran
-            for slot, place, block in self.chunked:
+            values, again = list(self.plan.schedule.template), self.ran
+            for slot, place, block in self.plan.blocks:
                 if arguments[place].kind == "chunked":
                     values[slot] = arguments[place].blocks[block]
             self.bound, self.ran = (given, list(values)), True
-        for slot, place, _ in self.chunked:
+        for slot, place, _ in self.plan.blocks:
             if arguments[place].kind == "array":
                 values[slot] = arguments[place].value
         self.plan.bind_numbers(values, arguments)
@@ -151,7 +128,7 @@ class Compiled:
             self.stats = replace(self.stats, calls=self.stats.calls + 1, rebinds=self.stats.rebinds + rebound)
         policy = self._policy.resolve()
         with blas.one_thread():
-            run(ready.plan, values, team_of(policy.parallelism or 1), ready.threads)
+            run(ready.plan.schedule, values, team_of(policy.parallelism or 1), ready.threads)
         return _results(ready.plan, values, arguments)
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:

@@ -12,7 +12,7 @@ import inspect
 import operator
 import sys
 from collections.abc import Callable, Hashable, Iterable
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -50,10 +50,24 @@ def token(value: Any) -> Hashable:
         return (kind, id(value.__self__), token(value.__func__))
     if kind is dict:
         return (kind, *((token(k), token(v)) for k, v in value.items()))
+    if kind is FunctionType and (value.__closure__ or value.__name__ == "<lambda>"):  # often made anew for each use
+        return _function_token(value)
     if isinstance(value, np.dtype):
         # Equal dtypes may differ in metadata, which some functions read.
         return (np.dtype, value) if value.metadata is None else (id, id(value))
     return (id, id(value))
+
+
+def _function_token(func: FunctionType) -> Hashable:
+    """Return what a function written in place does: its code, and what it captures."""
+    try:
+        cells = [cell.cell_contents for cell in func.__closure__ or ()]
+    except ValueError:  # a cell that is not filled yet
+        return (id, id(func))
+    if func.__dict__ or func in cells:
+        return (id, id(func))
+    captured = (*cells, *(func.__defaults__ or ()), *(func.__kwdefaults__ or {}).items())
+    return (FunctionType, func.__code__, id(func.__globals__), *map(token, captured))
 
 
 def is_simple(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The passes, composed under a policy: `optimize`, and `optimized`, which makes every dask compute use it.
+"""The passes, composed under a policy: `optimize`, and the `Optimizer` that dask is handed.
 
 Nothing is ever half-optimised. An error in the user's graph is raised, with the key and the remedy. An error of ours costs
 speed, not the answer: the graph is used as dask would have used it, with one warning, or the error under ``strict=True``.
@@ -11,7 +11,7 @@ import gc
 import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphopt.functions import token
@@ -28,7 +28,18 @@ from graphopt.passes.lower import lower
 from graphopt.spec import GraphNode, TaskRef
 from graphopt.types import Graph, GraphError, GraphoptError, GraphoptWarning, Key, Node, PolicyError, Refusal
 
-__all__ = ["PASSES", "Optimizer", "Policy", "active_client", "checked", "classes_of", "optimize", "optimized", "run_passes"]
+__all__ = [
+    "PASSES",
+    "Optimizer",
+    "Policy",
+    "active_client",
+    "checked",
+    "classes_of",
+    "guarded",
+    "no_garbage",
+    "optimize",
+    "run_passes",
+]
 
 #: The passes by name, in the order in which they run.
 PASSES = ("cull", "aliases", "common", "lower", "diamond", "lanes")
@@ -171,11 +182,11 @@ def optimize(graph: Any, keys: Any, policy: Policy | None = None, *, futures: It
     """
     policy = checked(policy)
     wanted = flatten_keys(keys)
-    with _no_garbage():
+    with no_garbage():
         nodes, notes = read(graph, wanted)
         here = {key: TaskRef(key) for key in futures if key not in nodes}
         check_graph({**nodes, **here} if here else nodes, wanted)
-        return _guarded(lambda: _run(nodes, notes, wanted, policy), policy, lambda: _with_notes(nodes, notes))
+        return guarded(lambda: _run(nodes, notes, wanted, policy), policy, lambda: _with_notes(nodes, notes))
 
 
 def checked(policy: Policy | None) -> Policy:
@@ -187,7 +198,7 @@ def checked(policy: Policy | None) -> Policy:
     return policy
 
 
-def _guarded(work: Callable[[], Any], policy: Policy, fallback: Callable[[], Any]) -> Any:
+def guarded(work: Callable[[], Any], policy: Policy, fallback: Callable[[], Any]) -> Any:
     """Do the work; if it fails for a reason that is ours, warn and hand out the original graph."""
     try:
         return work()
@@ -206,7 +217,7 @@ def _guarded(work: Callable[[], Any], policy: Policy, fallback: Callable[[], Any
 
 
 @contextlib.contextmanager
-def _no_garbage() -> Iterator[None]:
+def no_garbage() -> Iterator[None]:
     """Hold the cyclic garbage collector for a moment: we make many small objects, no cycles, and keep most of them."""
     enabled = gc.isenabled()
     gc.disable()
@@ -346,46 +357,5 @@ class Optimizer:
             check_graph(nodes, complete=False)
             return _run(nodes, notes, wanted, policy, *held(nodes, wanted))
 
-        with _no_garbage():
-            return _guarded(work, policy, lambda: dsk)
-
-
-@contextlib.contextmanager
-def optimized(policy: Policy | None = None, **changes: Any) -> Iterator[Policy]:
-    """Let every dask compute and persist inside use graphopt, on any scheduler.
-
-    Parameters
-    ----------
-    policy
-        How far to go; see `Policy`. ``parallelism=None`` is settled here, for the scheduler that is active now.
-    **changes
-        Fields of the policy to set, such as ``strict=True``.
-
-    Yields
-    ------
-    Policy
-        The policy in use.
-
-    Notes
-    -----
-    It sets dask's ``array_optimize``, ``delayed_optimize`` and ``bag_optimize``. Those are read when a computation starts;
-    contexts nest, and the innermost counts. Dataframes and, with ``array.query-planning``, arrays are optimised by dask's
-    expressions instead; they compute here as they would outside.
-
-    Examples
-    --------
-    >>> import dask.array as da
-    >>> with optimized():
-    ...     float((da.ones(10, chunks=5) + 1).sum().compute())
-    20.0
-    """
-    policy = checked(policy)
-    unknown = changes.keys() - {f.name for f in fields(Policy)}
-    if unknown:
-        raise PolicyError(f"optimized({', '.join(sorted(unknown))}=...): a Policy has no such field.")
-    policy = replace(policy, **changes).resolve()
-    from dask import config
-
-    hook = Optimizer(policy)
-    with config.set(array_optimize=hook, delayed_optimize=hook, bag_optimize=hook):
-        yield policy
+        with no_garbage():
+            return guarded(work, policy, lambda: dsk)

@@ -1,4 +1,4 @@
-"""Local: runs a plan on the threads of this process, without a scheduler."""
+"""Local: runs a schedule on the threads of this process, without a scheduler."""
 
 from __future__ import annotations
 
@@ -6,31 +6,24 @@ import contextlib
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from graphopt.execute.team import Team
+from graphopt.execute.threads import Threads
 from graphopt.kernel import Kernel, explain_error
-from graphopt.plan import Group, Level, Plan
+from graphopt.schedule import Group, Level, Schedule
 
 __all__ = ["run"]
 
 Stop = list[bool]  # one place: whether to stop at the next lane
 
 
-class Threads(Protocol):
-    """Whether several threads pay at a level, and what was learned of that."""
-
-    def __call__(self, level: int) -> bool: ...
-
-    def took(self, level: int, several: bool, seconds: float) -> None: ...
-
-
-def run(plan: Plan, values: list[Any], team: Team, threads: Threads) -> list[Any]:
-    """Go through the levels of a plan.
+def run(schedule: Schedule, values: list[Any], team: Team, threads: Threads) -> list[Any]:
+    """Go through the levels of a schedule.
 
     Parameters
     ----------
-    plan
+    schedule
         What to run.
     values
         The values of all slots, those of the arguments filled in; they are changed.
@@ -44,7 +37,7 @@ def run(plan: Plan, values: list[Any], team: Team, threads: Threads) -> list[Any
     The same list, with the results in their slots.
     """
     stop: Stop = [False]
-    for number, level in enumerate(plan.levels):
+    for number, level in enumerate(schedule.levels):
         choice = team.threads > 1 and level.lanes > 1
         several = choice and threads(number)
         start = time.perf_counter()

@@ -1,0 +1,277 @@
+"""Schedule: an optimised graph laid out to be run again and again without a scheduler.
+
+Every value has a *slot*: data that is given, literals, the results of kernels. A lane reads some slots and writes others. A
+level is what may run at once; within it, lanes that run the same kernel are a *group*, in chunk order. To run a schedule is to
+fill the slots of what is given and go through the levels (`execute/local.py`).
+
+A schedule never changes and holds no data but literals, so that several threads may run it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+from graphopt.graph import dependencies, toposort
+from graphopt.kernel import Kernel, Traced, trace_regions
+from graphopt.passes.folds import Fold, folds
+from graphopt.pipeline import Policy, run_passes
+from graphopt.region import Region, barrier, is_pick
+from graphopt.spec import DataNode, GraphNode, Task, TaskRef
+from graphopt.standins import Scalar
+from graphopt.types import Graph, GraphError, Key, Node, Refusal, TraceError
+
+__all__ = ["Group", "Lane", "Level", "Schedule", "lay_out"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One call of a kernel: the slots it reads and writes, and the user's keys of its steps, for messages."""
+
+    key: Key
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    labels: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Lanes that run the same kernel, in chunk order.
+
+    ``fetch`` makes of the values of all slots the arguments of each lane; ``traced`` is the first lane as it was written down,
+    None where the kernel is not ours: a fold, or a node that dask runs by rules of its own.
+    """
+
+    kernel: Callable[..., Any]
+    lanes: tuple[Lane, ...]
+    traced: Traced | None = None
+    fetch: tuple[Callable[[Sequence[Any]], tuple[Any, ...]], ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """What the kernel is called."""
+        return str(getattr(self.kernel, "__name__", type(self.kernel).__name__))
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Groups that may run at once, and the slots that nothing reads after them."""
+
+    groups: tuple[Group, ...]
+    drop: tuple[int, ...] = ()
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes run at this level."""
+        return sum(len(group.lanes) for group in self.groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Levels of lanes, and where the values they read come from.
+
+    Attributes
+    ----------
+    levels : tuple of Level
+        What runs, in order.
+    template : tuple
+        The values of all slots before a run: literals, and None elsewhere.
+    slots : dict
+        The slots of keys: of what is given, of what is asked for, and of all results between.
+    scalars : tuple
+        The slots that hold numbers computed from those that are given.
+    """
+
+    levels: tuple[Level, ...]
+    template: tuple[Any, ...]
+    slots: Mapping[Key, int]
+    scalars: tuple[tuple[int, Scalar], ...] = ()
+
+    @property
+    def lanes(self) -> int:
+        """How many kernel calls a run makes."""
+        return sum(level.lanes for level in self.levels)
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The generated functions, in the order in which they run."""
+        found = [group.kernel for level in self.levels for group in level.groups if isinstance(group.kernel, Kernel)]
+        return tuple(dict.fromkeys(found))
+
+
+def lay_out(graph: Graph, keys: Sequence[Key], policy: Policy, *, exact: bool, refusals: list[Refusal]) -> Schedule:
+    """Optimise a graph and lay its kernels out in levels.
+
+    Parameters
+    ----------
+    graph
+        A normalised graph. Keys that stand for a reference to themselves are given at each run.
+    keys
+        What is asked for.
+    policy
+        How far to go; ``parallelism`` must be settled.
+    exact
+        Whether results must be the same bit for bit as dask's.
+    refusals
+        What was left apart is added to it.
+
+    Raises
+    ------
+    TraceError
+        If the graph does what cannot be run here.
+    """
+    _check(graph)
+
+    def run(names: tuple[str, ...], graph: Graph) -> Graph:
+        some = Policy(policy.parallelism, policy.spare, policy.max_bytes, names, policy.strict)
+        return run_passes(graph, list(keys), some, {}, refusals)
+
+    graph = run(("cull", "aliases", "common", "lower"), graph)
+    if not exact:
+        graph = folds(graph, keys)
+    builder = _Builder(run(("diamond",), graph), keys)
+    builder.build()
+    return Schedule(builder.levels(), tuple(builder.template), builder.slot_of, tuple(builder.scalars))
+
+
+def _check(graph: Graph) -> None:
+    """Raise for tasks that a replay would run otherwise than dask does each time."""
+    for key, node in graph.items():
+        reason = barrier(node) if type(node) is Task else None
+        if reason is not None and "coroutine" in reason:
+            raise TraceError(
+                f"The task {key!r} is a coroutine, which only a distributed worker can run: leave it out of compile."
+            )
+        if isinstance(node, TaskRef) and node.key != key:
+            raise TraceError(
+                f"{key!r} is a future of a cluster, which this replay cannot read: persist it locally, or compute it."
+            )
+
+
+class _Builder:
+    """Gives every value a slot, and every node of an optimised graph its place among the levels."""
+
+    def __init__(self, graph: Graph, keys: Sequence[Key]) -> None:
+        self.graph, self.keys = graph, set(keys)
+        self.template: list[Any] = []
+        self.slot_of: dict[Key, int] = {}
+        self.literal_slots: dict[int, int] = {}
+        self.scalars: list[tuple[int, Scalar]] = []
+        self.level_of: dict[int, int] = {}  # of the lane that writes a slot
+        self.rows: list[tuple[int, Any, Lane, Traced | None]] = []  # level, kernel, lane
+
+    def slot(self, value: Any = None) -> int:
+        self.template.append(value)
+        return len(self.template) - 1
+
+    def of_key(self, key: Key) -> int:
+        if key not in self.slot_of:
+            self.slot_of[key] = self.slot()
+        return self.slot_of[key]
+
+    def of_literal(self, value: Any) -> int:
+        slot = self.literal_slots.get(id(value))
+        if slot is None:
+            held = isinstance(value, Scalar)
+            slot = self.literal_slots[id(value)] = self.slot(None if held else value)
+            if held:
+                self.scalars.append((slot, value))
+        return slot
+
+    def build(self) -> None:
+        graph = self.graph
+        order = toposort(graph)
+        regions = {key: region for key in order if (region := _as_region(key, graph)) is not None}
+        traced = dict(zip(regions, trace_regions(regions.values()), strict=True))
+        for key in order:
+            node = graph[key]
+            if key in traced:
+                found = traced[key]
+                reads = (*map(self.of_key, found.inputs), *map(self.of_literal, found.literals))
+                self.add(found.kernel, Lane(key, reads, tuple(map(self.of_key, found.outputs)), found.labels), found)
+            elif isinstance(node, DataNode):
+                self.slot_of[key] = self.slot(node.value)
+            elif is_pick(node, graph) or isinstance(node, TaskRef):
+                self.of_key(key)
+            elif isinstance(node, Fold):
+                self.add(_Reduce(node.func), Lane(key, tuple(map(self.of_key, node.blocks)), (self.of_key(key),)), None)
+            else:
+                inputs = sorted(dependencies(node), key=str)
+                lane = Lane(key, tuple(map(self.of_key, inputs)), (self.of_key(key),))
+                self.add(_Node(node, inputs), lane, None)
+
+    def add(self, kernel: Any, lane: Lane, traced: Traced | None) -> None:
+        level = 1 + max([self.level_of.get(slot, -1) for slot in lane.reads], default=-1)
+        self.level_of.update(dict.fromkeys(lane.writes, level))
+        self.rows.append((level, kernel, lane, traced))
+
+    def levels(self) -> tuple[Level, ...]:
+        """Sort the lanes into levels and groups, and say after which level a value is not needed any more."""
+        groups: dict[int, dict[int, list[tuple[Any, Lane, Traced | None]]]] = {}
+        last: dict[int, int] = {}
+        for level, kernel, lane, traced in self.rows:
+            groups.setdefault(level, {}).setdefault(id(kernel), []).append((kernel, lane, traced))
+            for slot in (*lane.writes, *lane.reads):
+                last[slot] = max(last.get(slot, 0), level)
+        kept = {self.slot_of[key] for key in self.keys if key in self.slot_of}
+        drop: dict[int, list[int]] = {}
+        for slot, level in last.items():
+            if slot not in kept:
+                drop.setdefault(level, []).append(slot)
+        return tuple(
+            Level(tuple(map(_group, groups[level].values())), tuple(drop.get(level, ()))) for level in range(len(groups))
+        )
+
+
+def _group(rows: list[tuple[Any, Lane, Traced | None]]) -> Group:
+    lanes = tuple([lane for _, lane, _ in rows])
+    return Group(rows[0][0], lanes, rows[0][2], tuple([_fetcher(lane.reads) for lane in lanes]))
+
+
+def _fetcher(reads: tuple[int, ...]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    if len(reads) > 1:
+        return itemgetter(*reads)
+    if reads:
+        (slot,) = reads
+        return lambda values: (values[slot],)
+    return lambda values: ()
+
+
+def _as_region(key: Key, graph: Graph) -> Region | None:
+    """Return the region to write a kernel for: the node itself, or a task alone; None for nodes with rules of their own."""
+    node = graph[key]
+    if isinstance(node, Region):
+        return node
+    if type(node) is Task and not is_pick(node, graph):
+        return Region(key, [node], [key])
+    return None
+
+
+class _Reduce:
+    """Calls a reduction on what it is passed, as one list."""
+
+    __slots__ = ("func",)
+    __name__ = "fold"
+
+    def __init__(self, func: Callable[[list[Any]], Any]) -> None:
+        self.func = func
+
+    def __call__(self, *blocks: Any) -> Any:
+        return self.func(list(blocks))
+
+
+class _Node:
+    """Runs a node of dask's by its own rules."""
+
+    __slots__ = ("inputs", "node")
+    __name__ = "node"
+
+    def __init__(self, node: Node, inputs: Sequence[Key]) -> None:
+        if not isinstance(node, GraphNode):
+            raise GraphError(f"a {type(node).__name__} cannot be run")
+        self.node, self.inputs = node, tuple(inputs)
+
+    def __call__(self, *values: Any) -> Any:
+        return self.node(dict(zip(self.inputs, values, strict=True)))
