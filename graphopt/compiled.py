@@ -174,7 +174,7 @@ class Compiled:
             self._remember(arguments)
             ready = self._ready.get(signature)
             if ready is None:
-                traced = trace(self._fn, arguments, structure, self._parameters)
+                traced = functools.partial(trace, self._fn, arguments, structure, self._parameters)
                 ready = self._ready[signature] = _Ready(make_plan(traced, policy, exact=self._exact))
                 blas.refresh()
                 self.stats = replace(self.stats, traces=self.stats.traces + 1)
@@ -197,7 +197,8 @@ def compile(
     ----------
     fn : callable
         A function written in plain dask: it takes chunked dask arrays, small NumPy arrays and numbers, in any nesting of
-        tuples, lists, dicts and dataclasses, and returns dask collections likewise. It is called once for each signature.
+        tuples, lists, dicts and dataclasses, and returns dask collections likewise. It is called twice for each
+        signature, to make sure that it does the same each time.
     static : iterable of str
         Names of arguments whose values the function may look at: it is traced anew for each value. Strings, bools, None and
         other objects are static anyway.

@@ -50,7 +50,7 @@ def token(value: Any) -> Hashable:
         return (kind, id(value.__self__), token(value.__func__))
     if kind is dict:
         return (kind, *((token(k), token(v)) for k, v in value.items()))
-    if kind is FunctionType and (value.__closure__ or value.__name__ == "<lambda>"):  # often made anew for each use
+    if kind is FunctionType and "<" in value.__qualname__:  # written within another, or a lambda: often made anew for each use
         return _function_token(value)
     if isinstance(value, np.dtype):
         # Equal dtypes may differ in metadata, which some functions read.

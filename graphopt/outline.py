@@ -7,7 +7,7 @@ names. What cannot be compared is compared by identity, which only equals itself
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ from graphopt.functions import token
 from graphopt.graph import dependencies
 from graphopt.program import Program, container
 from graphopt.spec import Alias, DataNode, GraphNode, Task, TaskRef
+from graphopt.standins import Scalar
 from graphopt.types import Graph, Key, Node
 
-__all__ = ["Outline", "outline", "with_holes"]
+__all__ = ["Outline", "outline", "same", "with_holes"]
 
 _DATA = "graphopt-data"
 
@@ -32,7 +33,7 @@ class Outline:
     data: tuple[Any, ...]
 
 
-def outline(graph: Graph, keys: Sequence[Key]) -> Outline:
+def outline(graph: Graph, keys: Sequence[Key], given: Mapping[Any, Any] | None = None) -> Outline:
     """Return the outline of a graph, in one walk.
 
     Parameters
@@ -41,12 +42,31 @@ def outline(graph: Graph, keys: Sequence[Key]) -> Outline:
         A normalised graph, after `lower`. Keys that it does not hold, and futures, are told apart by name.
     keys
         What is asked for.
+    given
+        Where given, what keys and numbers that are filled in later are to be called instead; and things that compare by
+        identity only, and strings, which may contain names, are then all alike. That is how two traces of one function
+        are compared.
 
     Notes
     -----
     Things that are compared by identity must be held for as long as a signature is in use; who keeps the graph does.
     """
-    return _Walk(graph).run(keys)
+    return _Walk(graph, given=given).run(keys)
+
+
+def same(one: Outline, other: Outline) -> bool:
+    """Say whether two outlines agree, the data included."""
+    return one.signature == other.signature and all(map(_same_data, one.data, other.data))
+
+
+def _same_data(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if isinstance(one, (float, np.generic)):
+        return bool(one == other or (one != one and other != other))
+    if type(one) is np.ndarray:
+        return np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
+    return True  # chunks of other kinds cannot be compared in general
 
 
 def with_holes(graph: Graph, keys: Sequence[Key]) -> tuple[dict[Key, Node], dict[Key, int]]:
@@ -59,8 +79,8 @@ def with_holes(graph: Graph, keys: Sequence[Key]) -> tuple[dict[Key, Node], dict
 class _Walk:
     """Goes through a graph, inputs first, and sorts what it finds into what counts and what is data."""
 
-    def __init__(self, graph: Graph, *, rewrite: bool = False) -> None:
-        self.graph, self.rewrite = graph, rewrite
+    def __init__(self, graph: Graph, *, rewrite: bool = False, given: Mapping[Any, Any] | None = None) -> None:
+        self.graph, self.rewrite, self.given = graph, rewrite, given
         self.number: dict[Key, int] = {}
         self.data: list[Any] = []
         self.tokens: dict[int, Hashable] = {}
@@ -85,20 +105,22 @@ class _Walk:
 
     def node(self, node: Node) -> Hashable:
         if isinstance(node, DataNode):
-            return token(node.value)
+            return self.token(node.value)
         if isinstance(node, TaskRef):
-            return ("given", node.key)
+            return ("given", node.key if self.given is None else self.given.get(node.key))
         if type(node) is Task:
             return self.task(node)
         if isinstance(node, Alias):
             return ("alias", self.number.get(node.target, node.target))
-        return ("node", id(node))
+        return ("node", id(node) if self.given is None else type(node))
 
     def task(self, task: Task) -> Hashable:
         func = task.func
         known = self.tokens.get(id(func))
         if known is None:
             known = self.tokens[id(func)] = func.signature if isinstance(func, Program) else token(func)
+            if self.given is not None:
+                known = self.tokens[id(func)] = _anonymous(known)
         args = tuple([self.argument(arg) for arg in task.args])
         if not task.kwargs:
             return (known, args)
@@ -116,14 +138,28 @@ class _Walk:
         if isinstance(value, Task):
             kind = container(value)
             return (kind, *map(self.argument, value.args)) if kind is not None else self.task(value)
-        return ("node", id(value))
+        return ("node", id(value) if self.given is None else type(value))
 
     def piece(self, value: Any) -> Hashable:
         """Return what counts of a literal, and put its value aside where that does not."""
         if _is_data(value):
             self.data.append(value)
             return ("data", type(value), getattr(value, "dtype", None), getattr(value, "shape", None))
-        return token(value)
+        return self.token(value)
+
+    def token(self, value: Any) -> Hashable:
+        if self.given is None:
+            return token(value)
+        return ("number", value.what(self.given)) if isinstance(value, Scalar) else _anonymous(token(value))
+
+
+def _anonymous(found: Any) -> Any:
+    """Take identities and strings out of a token."""
+    if not isinstance(found, tuple):
+        return found
+    if len(found) == 2 and found[0] in (id, str):
+        return found[0]
+    return tuple(map(_anonymous, found))
 
 
 def _in_order(graph: Graph, keys: Sequence[Key]) -> list[Key]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from graphopt.graph import is_constant, read
 from graphopt.kernel import Kernel
+from graphopt.outline import Outline, outline, same
+from graphopt.passes.lower import lower
 from graphopt.pipeline import Policy
 from graphopt.schedule import Level, Schedule, lay_out
 from graphopt.spec import TaskRef
 from graphopt.trace import Argument, Trace
-from graphopt.types import Graph, Key, Refusal
+from graphopt.types import Graph, Key, Refusal, TraceError
 
 __all__ = ["Plan", "make_plan"]
 
@@ -98,13 +100,13 @@ class Plan:
                 values[slot] = scalar.value(given)
 
 
-def make_plan(trace: Trace, policy: Policy, *, exact: bool) -> Plan:
-    """Optimise a traced function and schedule its kernels.
+def make_plan(trace: Callable[[], Trace], policy: Policy, *, exact: bool) -> Plan:
+    """Trace a function, optimise it and schedule its kernels.
 
     Parameters
     ----------
     trace
-        The function.
+        Traces the function. It is called twice, to see that the function does the same each time it runs.
     policy
         How far to go; ``parallelism`` must be settled.
     exact
@@ -113,15 +115,31 @@ def make_plan(trace: Trace, policy: Policy, *, exact: bool) -> Plan:
     Raises
     ------
     TraceError
-        If the graph does what a replay cannot do again.
+        If the function does what a replay cannot do again.
     """
-    keys = list(dict.fromkeys(key for result in trace.results for key in result.keys))
-    whole, _ = read(trace.graph, keys, merge_layers=False)
-    nodes, _ = read(trace.graph, keys)
-    graph: Graph = {key: TaskRef(key) if key in trace.slots else node for key, node in nodes.items()}
+    found, again = trace(), trace()
+    graph, keys = _graph_of(found)
+    if not same(_outline(found, graph, keys), _outline(again, *_graph_of(again))):
+        raise TraceError(
+            "The function does something else each time it runs: it draws random numbers, reads the time, or counts its calls. "
+            "A replay would repeat what it did first. Do that outside and pass the result as an argument; a random array may "
+            "be made inside from a generator with a seed of its own, which repeats its draw."
+        )
     refusals: list[Refusal] = []
     schedule = lay_out(graph, keys, policy, exact=exact, refusals=refusals)
-    blocks = tuple([(slot, *trace.slots[key]) for key, slot in schedule.slots.items() if key in trace.slots])
-    tasks = sum(not is_constant(node) and key not in trace.slots for key, node in whole.items())
-    results = tuple([tuple([schedule.slots[key] for key in result.keys]) for result in trace.results])
-    return Plan(schedule, trace, blocks, results, tuple(refusals), tasks)
+    blocks = tuple([(slot, *found.slots[key]) for key, slot in schedule.slots.items() if key in found.slots])
+    whole, _ = read(found.graph, keys, merge_layers=False)
+    tasks = sum(not is_constant(node) and key not in found.slots for key, node in whole.items())
+    results = tuple([tuple([schedule.slots[key] for key in result.keys]) for result in found.results])
+    return Plan(schedule, found, blocks, results, tuple(refusals), tasks)
+
+
+def _graph_of(trace: Trace) -> tuple[Graph, list[Key]]:
+    """Return the tasks of a trace, what is given as references, and what is asked for."""
+    keys = list(dict.fromkeys(key for result in trace.results for key in result.keys))
+    nodes, _ = read(trace.graph, keys)
+    return lower({key: TaskRef(key) if key in trace.slots else node for key, node in nodes.items()}), keys
+
+
+def _outline(trace: Trace, graph: Graph, keys: list[Key]) -> Outline:
+    return outline(graph, keys, {**trace.slots, **trace.numbers})

@@ -83,6 +83,13 @@ class Scalar:
             return given[self.token]
         return self.func(*[_value(arg, given) for arg in self.args], **{k: _value(v, given) for k, v in self.kwargs.items()})
 
+    def what(self, places: Mapping[str, int]) -> Any:
+        """Return how it is computed, in terms of the places of the arguments: equal for equal formulas."""
+        if self.func is None:
+            return places[self.token]
+        args = [_what(arg, places) for arg in self.args]
+        return (self.func, *args, *((name, _what(value, places)) for name, value in self.kwargs.items()))
+
     def __dask_tokenize__(self) -> Any:
         return ("graphopt.Scalar", self.token)
 
@@ -134,6 +141,10 @@ def _example(value: Any) -> Any:
 
 def _value(value: Any, given: Mapping[str, Any]) -> Any:
     return value.value(given) if isinstance(value, Scalar) else value
+
+
+def _what(value: Any, places: Mapping[str, int]) -> Any:
+    return value.what(places) if isinstance(value, Scalar) else (type(value), repr(value))
 
 
 def _computed(func: Callable[..., Any], args: Any, kwargs: Any) -> Scalar:

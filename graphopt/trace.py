@@ -163,35 +163,8 @@ def trace(fn: Callable[..., Any], arguments: list[Argument], structure: Structur
     Raises
     ------
     TraceError
-        If the function asks for values while it is traced, draws random numbers, or returns what cannot be computed.
+        If the function asks for values while it is traced, or returns what cannot be computed.
     """
-    found = _trace_once(fn, arguments, structure, parameters)
-    draws = _draws(found.graph)
-    if draws and _draws(_trace_once(fn, arguments, structure, parameters).graph) != draws:
-        raise TraceError(
-            "The function draws random numbers anew each time it runs, and a replay would repeat the draw. Draw outside and "
-            "pass the array as an argument, or give da.random.default_rng a seed inside the function to have it repeated."
-        )
-    return found
-
-
-def _draws(graph: HighLevelGraph) -> set[str]:
-    """Return the layers that draw random numbers; they are named after their seeds."""
-    out = set()
-    for name, layer in graph.layers.items():
-        if getattr(layer, "is_materialized", lambda: True)():
-            node: Any = next(iter(layer.values()), None)
-            func = node[0] if type(node) is tuple and node else getattr(node, "func", None)
-        else:
-            func = getattr(getattr(layer, "task", None), "func", None)
-        if getattr(func, "__module__", None) == "dask.array.random":
-            out.add(name)
-    return out
-
-
-def _trace_once(
-    fn: Callable[..., Any], arguments: list[Argument], structure: Structure, parameters: inspect.Signature
-) -> Trace:
     slots: dict[Key, tuple[int, int]] = {}
     numbers: dict[str, int] = {}
     leaves: list[Any] = []

@@ -86,7 +86,7 @@ BESIDE = {
         "region": {"functions", "graph"},
         "sizes": {"graph", "region"},
         "program": {"functions", "graph"},
-        "outline": {"functions", "graph", "program"},
+        "outline": {"functions", "graph", "program", "standins"},
         "source": {"peephole"},
         "kernel": {"source"},
         "explain": {"pipeline"},
