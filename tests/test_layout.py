@@ -39,6 +39,7 @@ FLOORS = {
         "peephole": 3,
         "source": 3,
         "kernel": 3,
+        "loops": 3,
         "explain": 4,
         "pipeline": 4,
         "trace": 5,

@@ -1,0 +1,232 @@
+"""Write: the nodes of a lane as the text of one loop over lanes and blocks of rows.
+
+A block is so short that what is computed on the way stays in the first-level cache. Steps that go number by number share
+loops, with what only they read in scalars; a contraction or a sum along an axis is a call. Where a value needs a fold of all
+rows (``x - x.mean()``), the lane's blocks are gone through again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graphopt.loops.expressions import Group, Names, call_text, expression, loop_text, start_value
+from graphopt.loops.lower import Lowered
+from graphopt.loops.nodes import Node, Output
+
+__all__ = ["Written", "write"]
+
+_CACHED = 4_096  # numbers of the widest value in a block
+_MOST_ROWS, _LEAST_ROWS = 256, 16
+
+
+@dataclass(frozen=True)
+class Written:
+    """The text of a loop, and what its parameters are: nodes shared by the lanes, then one flat array for each output."""
+
+    name: str
+    text: str
+    shared: tuple[Node, ...]
+    lanes: tuple[int, ...]
+    outputs: tuple[Output, ...]
+    needs_rows: bool
+
+
+def write(lowered: Lowered) -> Written:
+    """Write a loop."""
+    return _Writer(lowered).write()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One time through the rows: the folds made, the outputs written, what both read, what is computed, what comes after."""
+
+    folds: list[Node]
+    results: list[tuple[int, Node]]
+    roots: list[Node]
+    needed: list[Node]
+    groups: list[Group]
+    after: list[Node]
+
+
+class _Writer:
+    def __init__(self, lowered: Lowered) -> None:
+        self.lowered = lowered
+        self.outputs = [node.root for node in lowered.outputs]
+        self.order = list(dict.fromkeys(below(self.outputs)))
+        self.ready: dict[Node, int] = {}
+        for node in self.order:
+            found = max((self.ready[arg] for arg in node.reads()), default=0)
+            self.ready[node] = found + (not node.rows and node.op in ("product", "sum", "most"))
+        self.names = Names()
+        self.shared = [node for node in self.order if node.op == "shared"]
+        self.lanes = [node for node in self.order if node.op == "lane"]
+        self.buffers: dict[Node, int] = {}  # what is computed for a block and kept
+        widest = max(node.columns for node in self.order if node.rows)
+        fitting = 2 ** int(np.log2(max(_CACHED // widest, 1)))
+        self.block = max(_LEAST_ROWS, min(_MOST_ROWS, fitting))
+        self.folds = [node for node in self.order if not node.rows and node.op != "shared"]
+        self.plans = list(self.phases())
+        # A value has one name in all phases, so it is either kept in all or in none.
+        self.kept = {node for plan in self.plans for node in keep(plan.groups, plan.roots)}
+
+    def phases(self) -> Iterator[Plan]:
+        """Yield what each time through the rows is for."""
+        rows = [(place, node) for place, node in enumerate(self.outputs) if node.rows]
+        count = max([self.ready[node] for node in self.folds] + [self.ready[node] + 1 for _, node in rows])
+        for phase in range(count):
+            folds = [node for node in self.folds if node.op != "map" and self.ready[node] == phase + 1]
+            results = [(place, node) for place, node in rows if self.ready[node] == phase]
+            roots = [arg for node in folds for arg in node.reads()] + [node for _, node in results]
+            needed = [node for node in dict.fromkeys(below(roots)) if node.rows]
+            after = [node for node in self.folds if node.op == "map" and self.ready[node] == phase + 1]
+            yield Plan(folds, results, roots, needed, grouped([node for node in needed if node.op != "lane"]), after)
+
+    def write(self) -> Written:
+        params = [self.names.of(node) for node in self.shared]
+        outs = [self.names.new(f"out_{place}") for place in range(len(self.outputs))]
+        body = list(self.lane(outs))
+        text = [f"def loop({', '.join(['table', 'start', 'stop', *params, *outs])}):"]
+        text.append(f'    """{len(self.order)} values, written by graphopt."""')
+        text += [f"    {line}" for line in self.memory()]
+        text.append("    for lane in range(start, stop):")
+        text += [f"        {line}" for line in body]
+        outputs = tuple(
+            Output("rows" if node.rows else "fold", node.dtype, tuple(node.shape[1:] if node.rows else node.shape))
+            for node in self.lowered.outputs
+        )
+        lanes = tuple(node.extra for node in self.lanes)
+        needs_rows = any(node.op == "most" for node in self.order)
+        return Written("loop", "\n".join(text) + "\n", tuple(self.shared), lanes, outputs, needs_rows)
+
+    def memory(self) -> Iterator[str]:
+        """Yield the lines that get the memory for what is kept of a block, and for folds."""
+        for node, columns in self.buffers.items():
+            yield f"{self.names.of(node)} = np.empty({self.block * columns}, np.{type_name(node.dtype)})"
+        for node in self.order:
+            if not node.rows and node.op != "shared" and node.columns > 1:
+                yield f"{self.names.of(node)} = np.empty({node.columns}, np.{type_name(node.dtype)})"
+
+    def lane(self, outs: list[str]) -> Iterator[str]:
+        """Yield the lines for one lane."""
+        yield "rows = table[lane, 0]"
+        if any(node.rows for node in self.outputs):
+            yield "at = table[lane, 1] - table[start, 1]"
+        for plan in self.plans:
+            for node in plan.folds:
+                yield start_value(node, self.names)
+            yield from self.blocks(plan, outs)
+            for node in plan.after:
+                yield from self.small(node)
+        for out, node in zip(outs, self.outputs, strict=True):
+            if not node.rows:
+                name = self.names.of(node)
+                if node.columns == 1:
+                    yield f"{out}[lane - start] = {name}"
+                else:
+                    yield f"for j in range({node.columns}):"
+                    yield f"    {out}[(lane - start) * {node.columns} + j] = {name}[j]"
+
+    def small(self, node: Node) -> Iterator[str]:
+        """Yield the lines that compute a small value from small values."""
+        text, _ = expression(node, self.names, {}, "small")
+        if node.columns == 1:
+            yield f"{self.names.of(node)} = {text}"
+        else:
+            yield f"for j in range({node.columns}):"
+            yield f"    {self.names.of(node)}[j] = {text}"
+
+    def blocks(self, plan: Plan, outs: list[str]) -> Iterator[str]:
+        """Yield the lines that go through the blocks of a lane."""
+        folds, results, needed, groups = plan.folds, plan.results, plan.needed, plan.groups
+        yield f"for first in range(0, rows, {self.block}):"
+        yield f"    n = min({self.block}, rows - first)"
+        for place, node in enumerate(self.lanes):
+            if node in needed:
+                size = node.columns * node.dtype.itemsize
+                where = f"table[lane, {2 + place}] + first * {size}"
+                count = "n" if node.columns == 1 else f"n * {node.columns}"
+                yield f"    {self.names.of(node)} = array_at(np.{type_name(node.dtype)}, {where}, {count})"
+        taken: set[Node] = set()
+        copies = []
+        for place, node in results:
+            out = outs[place]
+            columns = "" if node.columns == 1 else f" * {node.columns}"
+            if node in taken or node.op == "lane" or node in self.buffers:
+                copies.append((out, node, columns))
+                continue
+            taken.add(node)
+            piece = f"{out}[at + first : at + first + n]" if not columns else None
+            yield f"    {self.names.of(node)} = {piece or f'{out}[(at + first){columns} : (at + first + n){columns}]'}"
+        for node in needed:
+            if node in self.kept and node not in taken:
+                self.buffers.setdefault(node, node.columns)
+        for group in groups:
+            yield from (f"    {line}" for line in loop_text(group, self.names, self.kept))
+        for node in folds:
+            yield f"    {call_text(node, self.names)}"
+        for out, node, columns in copies:
+            yield f"    for i in range(n{columns}):"
+            yield f"        {out}[(at + first){columns} + i] = {self.names.of(node)}[i]"
+
+
+def below(roots: list[Node]) -> Iterator[Node]:
+    """Yield nodes that hold numbers, each after those it reads."""
+    done: set[Node] = set()
+    stack = [(node, False) for node in reversed(roots)]
+    while stack:
+        node, finished = stack.pop()
+        if finished:
+            yield node
+        elif node not in done:
+            done.add(node)
+            stack.append((node, True))
+            stack += [(arg, False) for arg in reversed(list(node.reads()))]
+
+
+def grouped(nodes: list[Node]) -> list[Group]:
+    """Put nodes that share a loop together, in an order in which they can run."""
+    levels: dict[Node, int] = {}
+    for node in nodes:
+        level = 0
+        for arg in node.reads():
+            if arg in levels:
+                level = max(level, levels[arg] + (kind(arg) != kind(node) or node.op == "columns"))
+        levels[node] = level
+    # What only later loops read moves there: it need not be kept then.
+    latest: dict[Node, int] = {}
+    for node in reversed(nodes):
+        if node.op == "map" and node in latest:
+            levels[node] = max(levels[node], latest[node])
+        for arg in node.reads():
+            if arg in levels:
+                bound = levels[node] - (kind(arg) != kind(node) or node.op == "columns")
+                latest[arg] = min(latest.get(arg, bound), bound)
+    groups: dict[tuple[int, object], list[Node]] = {}
+    for node in nodes:
+        groups.setdefault((levels[node], kind(node)), []).append(node)
+    return [Group(members, members[0].columns) for (_, _), members in sorted(groups.items(), key=lambda item: item[0][0])]
+
+
+def kind(node: Node) -> object:
+    """Return what must be equal for nodes to share a loop."""
+    return node.columns if node.op in ("map", "columns") else node
+
+
+def keep(groups: list[Group], roots: list[Node]) -> set[Node]:
+    """Return the nodes of which a whole block is kept, because something other than the loop they are in reads it."""
+    home = {node: place for place, group in enumerate(groups) for node in group.members}
+    kept = {node for node in roots if node in home}
+    for node, place in home.items():
+        if node.op not in ("map", "columns"):
+            kept.add(node)
+        kept.update(arg for arg in node.reads() if arg in home and (home[arg] != place or node.op == "columns"))
+    return kept
+
+
+def type_name(dtype: np.dtype[Any]) -> str:
+    """Return a dtype's name in NumPy's namespace."""
+    return "bool_" if dtype.kind == "b" else dtype.name
