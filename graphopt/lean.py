@@ -6,14 +6,15 @@ at run time, does there what dask's function comes down to, bit for bit, and han
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from dask.array.core import _concatenate2
+from dask.array.reductions import chunk_max, chunk_min
 from dask.array.routines import _tensordot
 
-__all__ = ["concatenate", "contract", "reduce_blocks", "sum_", "tensordot"]
+__all__ = ["concatenate", "contract", "fold", "max_", "min_", "reduce_blocks", "sum_", "tensordot"]
 
 #: NumPy's sum of one negative zero: what a sum starts from. Adding it is what summing one element comes down to.
 _START = float(np.sum(np.array([-0.0])))
@@ -48,6 +49,34 @@ def sum_(a: Any, axis: Any = None, dtype: Any = None, **keepdims: Any) -> Any:
     if _SUM_OPTIONS.issuperset(keepdims):
         return np.add.reduce(a, axis=axis, dtype=dtype, **keepdims)  # what np.sum comes down to for an array
     return np.sum(a, axis=axis, dtype=dtype, **keepdims)
+
+
+def max_(a: Any, axis: Any = None, keepdims: Any = None) -> Any:
+    """Find the largest elements like dask's ``chunk_max``, which gives an empty array for an empty one."""
+    if type(a) is np.ndarray and a.size and isinstance(keepdims, bool):
+        return np.maximum.reduce(a, axis=axis, keepdims=keepdims)  # type: ignore[call-overload]
+    return chunk_max(a, axis=axis, keepdims=keepdims)
+
+
+def min_(a: Any, axis: Any = None, keepdims: Any = None) -> Any:
+    """Find the smallest elements like dask's ``chunk_min``, which gives an empty array for an empty one."""
+    if type(a) is np.ndarray and a.size and isinstance(keepdims, bool):
+        return np.minimum.reduce(a, axis=axis, keepdims=keepdims)  # type: ignore[call-overload]
+    return chunk_min(a, axis=axis, keepdims=keepdims)
+
+
+def fold(reduce: Callable[..., Any], blocks: Sequence[Any], axes: Any, **options: Any) -> Any:
+    """Reduce blocks that lie on a grid along the axes, listed without it.
+
+    What makes this possible is that each block is reduced already, or can be first: then the grid does not matter.
+    """
+    if len(axes) > 1 or len(blocks) == 1:
+        first = blocks[0]
+        if any([type(block) is not np.ndarray or block.shape != first.shape for block in blocks]) or any(
+            [first.shape[axis] != 1 for axis in axes]
+        ):
+            blocks = [reduce(block, **{**options, "keepdims": True}) for block in blocks]
+    return reduce(concatenate(list(blocks), [axes[0]]), **options)
 
 
 def reduce_blocks(reduce: Callable[..., Any], blocks: Any, axes: Any, **options: Any) -> Any:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from dask.array.core import _concatenate2
+from dask.array.reductions import chunk_max, chunk_min
 from dask.array.routines import _tensordot
 from toolz.functoolz import Compose
 
@@ -65,10 +66,17 @@ def _lean(func: Any) -> Any:
     if type(func) is functools.partial:
         if func.func is np.sum and not func.args and func.keywords.keys() <= {"axis", "dtype", "keepdims"}:
             return functools.partial(lean.sum_, **func.keywords)
+        for known, ours in ((chunk_max, lean.max_), (chunk_min, lean.min_)):
+            if func.func is known and not func.args and func.keywords.keys() <= {"axis", "keepdims"}:
+                return functools.partial(ours, **func.keywords)
         if func.func is _concatenate2 and not func.args and func.keywords.keys() == {"axes"}:
             return functools.partial(lean.concatenate, **func.keywords)
     # A function that somebody wrote may write to what it gets; joined blocks are its own, a single block is not.
-    if type(func) is Compose and len(func.funcs) == 1 and is_fresh(func.funcs[0]):
+    if (
+        type(func) is Compose
+        and len(func.funcs) == 1
+        and (is_fresh(func.funcs[0]) or _lean(func.funcs[0]) is not func.funcs[0])
+    ):
         join = func.first
         if type(join) is functools.partial and join.func is _concatenate2 and join.keywords.keys() == {"axes"}:
             reduce: Any = _lean(func.funcs[0])
@@ -77,6 +85,10 @@ def _lean(func: Any) -> Any:
                 reduce, options = reduce.func, reduce.keywords
             return functools.partial(lean.reduce_blocks, reduce, axes=join.keywords["axes"], **options)
     return func
+
+
+def _is_known(func: Any) -> bool:
+    return _lean(func) is not func
 
 
 class _Programs:
