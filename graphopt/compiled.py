@@ -308,16 +308,12 @@ def _results(plan: Plan, values: list[Any], arguments: list[Argument]) -> Any:
             out.append(result.value)
         elif result.kind == "delayed":
             finish, extra = result.value.__dask_postcompute__()
-            out.append(finish([values[slot] for slot in slots] if len(slots) > 1 else _one(result, values[slots[0]]), *extra))
+            out.append(finish([values[slot] for slot in slots], *extra))
         elif result.small:
             out.append(values[slots[0]])
         else:
             out.append(_resident(result, [values[slot] for slot in slots]))
     return unflatten(plan.trace.structure, out)
-
-
-def _one(result: Result, value: Any) -> Any:
-    return value
 
 
 def _resident(result: Result, blocks: list[Any]) -> da.Array:

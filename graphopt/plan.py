@@ -13,6 +13,7 @@ from graphopt.passes.lower import lower
 from graphopt.pipeline import Policy
 from graphopt.schedule import Level, Schedule, lay_out
 from graphopt.spec import TaskRef
+from graphopt.standins import refuse_captured, with_references
 from graphopt.trace import Argument, Trace
 from graphopt.types import Graph, Key, Refusal, TraceError
 
@@ -97,7 +98,8 @@ class Plan:
         if self.schedule.scalars:
             given = {token: arguments[place].value for token, place in self.trace.numbers.items()}
             for slot, scalar in self.schedule.scalars:
-                values[slot] = scalar.value(given)
+                values[slot] = value = scalar.value(given)
+                scalar.check(value)
 
 
 def make_plan(trace: Callable[[], Trace], policy: Policy, *, exact: bool) -> Plan:
@@ -119,6 +121,8 @@ def make_plan(trace: Callable[[], Trace], policy: Policy, *, exact: bool) -> Pla
     """
     found, again = trace(), trace()
     graph, keys = _graph_of(found)
+    whole, _ = read(found.graph, keys, merge_layers=False)
+    refuse_captured(whole, found.slots)
     if not same(_outline(found, graph, keys), _outline(again, *_graph_of(again))):
         raise TraceError(
             "The function does something else each time it runs: it draws random numbers, reads the time, or counts its calls. "
@@ -128,7 +132,6 @@ def make_plan(trace: Callable[[], Trace], policy: Policy, *, exact: bool) -> Pla
     refusals: list[Refusal] = []
     schedule = lay_out(graph, keys, policy, exact=exact, refusals=refusals)
     blocks = tuple([(slot, *found.slots[key]) for key, slot in schedule.slots.items() if key in found.slots])
-    whole, _ = read(found.graph, keys, merge_layers=False)
     tasks = sum(not is_constant(node) and key not in found.slots for key, node in whole.items())
     results = tuple([tuple([schedule.slots[key] for key in result.keys]) for result in found.results])
     return Plan(schedule, found, blocks, results, tuple(refusals), tasks)
@@ -138,7 +141,7 @@ def _graph_of(trace: Trace) -> tuple[Graph, list[Key]]:
     """Return the tasks of a trace, what is given as references, and what is asked for."""
     keys = list(dict.fromkeys(key for result in trace.results for key in result.keys))
     nodes, _ = read(trace.graph, keys)
-    return lower({key: TaskRef(key) if key in trace.slots else node for key, node in nodes.items()}), keys
+    return lower({key: TaskRef(key) if key in trace.slots else with_references(node) for key, node in nodes.items()}), keys
 
 
 def _outline(trace: Trace, graph: Graph, keys: list[Key]) -> Outline:

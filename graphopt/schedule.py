@@ -20,7 +20,7 @@ from graphopt.passes.folds import Fold, folds
 from graphopt.pipeline import Policy, run_passes
 from graphopt.region import Region, barrier, is_pick
 from graphopt.spec import DataNode, GraphNode, Task, TaskRef
-from graphopt.standins import Scalar
+from graphopt.standins import Scalar, with_scalars
 from graphopt.types import Graph, GraphError, Key, Node, Refusal, TraceError
 
 __all__ = ["Group", "Lane", "Level", "Schedule", "lay_out"]
@@ -174,10 +174,10 @@ class _Builder:
     def of_literal(self, value: Any) -> int:
         slot = self.literal_slots.get(id(value))
         if slot is None:
-            held = isinstance(value, Scalar)
-            slot = self.literal_slots[id(value)] = self.slot(None if held else value)
-            if held:
-                self.scalars.append((slot, value))
+            held = with_scalars(value)
+            slot = self.literal_slots[id(value)] = self.slot(value if held is None else None)
+            if held is not None:
+                self.scalars.append((slot, held))
         return slot
 
     def build(self) -> None:
@@ -192,7 +192,7 @@ class _Builder:
                 reads = (*map(self.of_key, found.inputs), *map(self.of_literal, found.literals))
                 self.add(found.kernel, Lane(key, reads, tuple(map(self.of_key, found.outputs)), found.labels), found)
             elif isinstance(node, DataNode):
-                self.slot_of[key] = self.slot(node.value)
+                self.slot_of[key] = self.of_literal(node.value)
             elif is_pick(node, graph) or isinstance(node, TaskRef):
                 self.of_key(key)
             elif isinstance(node, Fold):

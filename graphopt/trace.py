@@ -20,7 +20,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 from graphopt.functions import token
 from graphopt.spec import Alias, DataNode, GraphNode, TaskRef
-from graphopt.standins import Scalar, example_of, is_number, stand_in_array
+from graphopt.standins import Scalar, example_of, is_number, stand_in_array, tracing
 from graphopt.tree import Structure, flatten, unflatten
 from graphopt.types import Key, TraceError
 
@@ -186,7 +186,8 @@ def trace(fn: Callable[..., Any], arguments: list[Argument], structure: Structur
             continue
         leaves.append(made)
         slots.update((key, (place, block)) for block, key in enumerate(keys))
-    returned = _call(fn, leaves, structure, parameters)
+    with tracing():
+        returned = _call(fn, leaves, structure, parameters)
     found, shape = flatten(returned)
     results = tuple([result_of(path, value) for path, value in found])
     collections = [result.value for result in results if result.keys]

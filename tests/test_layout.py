@@ -87,6 +87,7 @@ BESIDE = {
         "region": {"functions", "graph"},
         "sizes": {"graph", "region"},
         "program": {"functions", "graph"},
+        "standins": {"program", "tree"},
         "outline": {"functions", "graph", "program", "standins"},
         "source": {"peephole"},
         "kernel": {"source"},

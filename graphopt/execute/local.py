@@ -42,7 +42,7 @@ def run(schedule: Schedule, values: list[Any], team: Team, threads: Threads) -> 
         several = choice and threads(number)
         start = time.perf_counter()
         if several:
-            team.run([partial(_guarded, part, values, stop) for part in _parts(level, team.threads)])
+            team.run([partial(_guarded, part, values, stop) for part in _parts(level, team.threads)], partial(_stop, stop))
         else:
             for group in level.groups:
                 _run_lanes(group, 0, len(group.lanes), values, stop)
@@ -75,8 +75,12 @@ def _guarded(part: Sequence[tuple[Group, int, int]], values: list[Any], stop: St
         for group, first, last in part:
             _run_lanes(group, first, last, values, stop)
     except BaseException:
-        stop[0] = True
+        _stop(stop)
         raise
+
+
+def _stop(stop: Stop) -> None:
+    stop[0] = True
 
 
 def _run_lanes(group: Group, first: int, last: int, values: list[Any], stop: Stop) -> None:

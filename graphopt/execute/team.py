@@ -16,50 +16,75 @@ __all__ = ["Team", "team_of"]
 _LOOKS = 100
 
 
+class _Job:
+    """Work that was handed to a member, and what became of it."""
+
+    __slots__ = ("done", "error", "taken", "work")
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.work: Callable[[], None] | None = work
+        self.taken = self.done = False
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        work, self.work = self.work, None  # it may hold data
+        try:
+            if work is not None:
+                work()
+        except BaseException as error:
+            self.error = error
+        del work
+        self.done = True
+
+
 class _Member:
-    """A thread that runs what it is handed, one thing at a time."""
+    """A thread that runs what it is handed, one thing at a time.
+
+    Ctrl-C may interrupt the thread that hands out work between any two steps, so each step leaves things in order.
+    """
 
     def __init__(self, number: int) -> None:
-        self._work: Callable[[], None] | None = None
+        self._job: _Job | None = None
         self._asleep = False
         self._wake = threading.Semaphore(0)
         self._lock = threading.Lock()
-        self.done = True
-        self.error: BaseException | None = None
         threading.Thread(target=self._run, name=f"graphopt-{number}", daemon=True).start()
 
-    def start(self, work: Callable[[], None]) -> None:
-        self.error, self.done = None, False
+    def start(self, job: _Job) -> None:
         with self._lock:
-            self._work = work
-            wake, self._asleep = self._asleep, False
-        if wake:
-            self._wake.release()
+            self._job = job
+            if self._asleep:
+                self._wake.release()  # once too often does no harm
+                self._asleep = False
+
+    def revoke(self, job: _Job) -> None:
+        """See to it that a job that was not begun never is."""
+        with self._lock:
+            if self._job is job:
+                self._job = None
 
     def _run(self) -> None:
         while True:
-            work = self._next()
-            try:
-                work()
-            except BaseException as error:
-                self.error = error
-            del work  # it may hold data
-            self.done = True
+            self._next().run()
 
-    def _next(self) -> Callable[[], None]:
+    def _next(self) -> _Job:
         for _ in range(_LOOKS):
-            work = self._work
-            if work is not None:
-                self._work = None
-                return work
+            if self._job is not None and (job := self._take()) is not None:
+                return job
             time.sleep(0)
         while True:
-            with self._lock:
-                work, self._work = self._work, None
-                if work is not None:
-                    return work
-                self._asleep = True
+            if (job := self._take(or_sleep=True)) is not None:
+                return job
             self._wake.acquire()
+
+    def _take(self, *, or_sleep: bool = False) -> _Job | None:
+        with self._lock:
+            job, self._job = self._job, None
+            if job is not None:
+                job.taken = True
+            elif or_sleep:
+                self._asleep = True
+            return job
 
 
 class Team:
@@ -70,30 +95,48 @@ class Team:
         self._members = [_Member(i) for i in range(1, threads)]
         self._busy = threading.Lock()
 
-    def run(self, works: Sequence[Callable[[], None]]) -> None:
+    def run(self, works: Sequence[Callable[[], None]], stop: Callable[[], None] = lambda: None) -> None:
         """Run the works at once, the first of them on this thread, and wait for all; raise the first error.
 
-        While another thread uses the team, they run here, one after the other: the answers are the same.
+        While another thread uses the team, they run here, one after the other: the answers are the same. ``stop`` is called
+        when this thread is interrupted, and should make all works return soon: when this returns, none runs any more.
         """
         if len(works) == 1 or not self._busy.acquire(blocking=False):
             for work in works:
                 work()
             return
+        jobs = [(member, _Job(work)) for member, work in zip(self._members, works[1:], strict=False)]
+        error: BaseException | None = None
         try:
-            used = self._members[: len(works) - 1]
-            for member, work in zip(used, works[1:], strict=True):
-                member.start(work)
             try:
+                for member, job in jobs:
+                    member.start(job)
                 works[0]()
-            finally:
-                for member in used:  # also after Ctrl-C: nothing of ours runs on when this returns
-                    while not member.done:
-                        time.sleep(0)
-            for member in used:
-                if member.error is not None:
-                    raise member.error
+            except BaseException as mine:
+                error = mine
+                stop()
+            while True:
+                try:
+                    _wait(jobs, give_up=error is not None)
+                    break
+                except BaseException as mine:  # Ctrl-C, perhaps not the first
+                    error = error or mine
+                    stop()
         finally:
             self._busy.release()
+        for problem in (error, *[job.error for _, job in jobs]):
+            if problem is not None:
+                raise problem
+
+
+def _wait(jobs: Sequence[tuple[_Member, _Job]], *, give_up: bool) -> None:
+    for member, job in jobs:
+        if give_up:
+            member.revoke(job)
+            if not job.taken:
+                continue
+        while not job.done:
+            time.sleep(0)
 
 
 _TEAMS: dict[int, Team] = {}
