@@ -34,6 +34,9 @@ from iterative import PROBLEMS, Call, Problem
 from measure import interleaved, machine
 
 CHUNKS = (1, 10, 100, 1_000)
+#: After so many calls a plan has been traced, compiled, and has found out where threads pay.
+SETTLED = 12
+
 NO_OP = "no-op"
 LANES, OPERATIONS = 1_000, 18
 
@@ -77,7 +80,8 @@ def measure(problem: Problem, chunks: int, rounds: int) -> Times:
         "graphopt": problem.loop(call),
     }
     with threadpoolctl.threadpool_limits(1, "blas"):
-        next(loops["graphopt"])  # traces; the second call may trace again, if the types of the state settle only then
+        for _ in range(SETTLED):
+            next(loops["graphopt"])
         seconds = interleaved({name: partial(next, loop) for name, loop in loops.items()}, rounds)
     return Times(problem.name, chunks, **{name: value * 1e3 for name, value in seconds.items()}, traces=replay.stats.traces)
 

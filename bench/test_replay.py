@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import threadpoolctl
 from iterative import PROBLEMS
-from replay import compiled, no_op_problem
+from replay import SETTLED, compiled, no_op_problem
 
 
 @pytest.mark.benchmark(group="one iteration")
@@ -21,14 +21,15 @@ def test_iteration(benchmark, name, who, chunks):
     else:
         loop = problem.loop(problem.with_dask() if who == "dask" else compiled(problem.step)[0])
     with threadpoolctl.threadpool_limits(1, "blas"):
-        benchmark.pedantic(partial(next, loop), rounds=3 if who == "dask" else 10, warmup_rounds=2)
+        few = who == "dask"
+        benchmark.pedantic(partial(next, loop), rounds=3 if few else 10, warmup_rounds=1 if few else SETTLED)
 
 
 @pytest.mark.benchmark(group="replaying 1 000 lanes of 18 tasks that do nothing")
 def test_no_op(benchmark):
     problem = no_op_problem()
     loop = problem.loop(compiled(problem.step)[0])
-    benchmark.pedantic(partial(next, loop), rounds=20, warmup_rounds=2)
+    benchmark.pedantic(partial(next, loop), rounds=20, warmup_rounds=SETTLED)
 
 
 @pytest.mark.benchmark(group="the first call: tracing, optimising, generating")
