@@ -7,6 +7,7 @@ counted in ``stats``.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import threading
@@ -25,6 +26,7 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from graphopt.context import optimized
 from graphopt.execute import blas
 from graphopt.execute.local import run
+from graphopt.execute.loops import Bounds, Loops
 from graphopt.execute.team import team_of
 from graphopt.execute.threads import Threads
 from graphopt.pipeline import Policy, active_client, checked
@@ -62,31 +64,48 @@ class Stats:
 
 
 class _Ready:
-    """A plan with what was learned by running it: the values it was last bound to, and where threads pay."""
+    """A plan with what was learned by running it: what it was last bound to, its loops, and where threads pay."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, exact: bool) -> None:
         self.plan = plan
         self.threads = Threads(len(plan.levels))
-        self.bound: tuple[tuple[Any, ...], list[Any]] | None = None
+        self.bound: tuple[tuple[Any, ...], list[Any], Bounds] | None = None
         self.ran = False
+        self.loops = None if exact else _loops_of(plan)
+        self.compiling = threading.Lock()
 
-    def bind(self, arguments: list[Argument]) -> tuple[list[Any], bool]:
-        """Return the values of all slots, and whether other chunked arrays were bound than before."""
+    def bind(self, arguments: list[Argument]) -> tuple[list[Any], Bounds, bool]:
+        """Return the values of all slots, what loops are bound to, and whether other arrays were bound than before."""
         given = tuple([argument.blocks for argument in arguments if argument.kind == "chunked"])
         bound = self.bound
         if bound is not None and len(bound[0]) == len(given) and all([a is b for a, b in zip(bound[0], given, strict=True)]):
-            values, again = list(bound[1]), False
+            values, bounds, again = list(bound[1]), bound[2], False
         else:
-            values, again = list(self.plan.schedule.template), self.ran
+            values, bounds, again = list(self.plan.schedule.template), {}, self.ran
             for slot, place, block in self.plan.blocks:
                 if arguments[place].kind == "chunked":
                     values[slot] = arguments[place].blocks[block]
-            self.bound, self.ran = (given, list(values)), True
+            self.bound, self.ran = (given, list(values), bounds), True
         for slot, place, _ in self.plan.blocks:
             if arguments[place].kind == "array":
                 values[slot] = arguments[place].value
         self.plan.bind_numbers(values, arguments)
-        return values, again
+        return values, bounds, again
+
+    def run(self, values: list[Any], bounds: Bounds, threads: int) -> None:
+        """Run the plan; the first time alone, because loops are compiled then."""
+        first = self.loops is not None and not self.loops.found
+        with blas.one_thread(), self.compiling if first else contextlib.nullcontext():
+            run(self.plan.schedule, values, team_of(threads), self.threads, self.loops, bounds)
+
+
+def _loops_of(plan: Plan) -> Loops:
+    kinds = plan.trace.kinds
+    chunks = [slot for slot, place, _ in plan.blocks if kinds[place] == "chunked"]
+    small = [slot for slot, place, _ in plan.blocks if kinds[place] == "array"]
+    literals = [slot for slot, value in enumerate(plan.schedule.template) if value is not None]
+    numbers = [slot for slot, _ in plan.schedule.scalars]
+    return Loops(plan.schedule, chunks, (*small, *literals, *numbers), [slot for slots in plan.results for slot in slots])
 
 
 class Compiled:
@@ -124,11 +143,9 @@ class Compiled:
             return _by_dask(self._fn, args, kwargs, self._policy)
         ready = self._find(arguments, structure)
         with self._guard:
-            values, rebound = ready.bind(arguments)
+            values, bounds, rebound = ready.bind(arguments)
             self.stats = replace(self.stats, calls=self.stats.calls + 1, rebinds=self.stats.rebinds + rebound)
-        policy = self._policy.resolve()
-        with blas.one_thread():
-            run(ready.plan.schedule, values, team_of(policy.parallelism or 1), ready.threads)
+        ready.run(values, bounds, self._policy.resolve().parallelism or 1)
         return _results(ready.plan, values, arguments)
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
@@ -175,7 +192,7 @@ class Compiled:
             ready = self._ready.get(signature)
             if ready is None:
                 traced = functools.partial(trace, self._fn, arguments, structure, self._parameters)
-                ready = self._ready[signature] = _Ready(make_plan(traced, policy, exact=self._exact))
+                ready = self._ready[signature] = _Ready(make_plan(traced, policy, exact=self._exact), exact=self._exact)
                 blas.refresh()
                 self.stats = replace(self.stats, traces=self.stats.traces + 1)
                 while len(self._ready) > _PLANS:

@@ -254,8 +254,8 @@ def generate(
 class Traced:
     """A region as a call of a kernel: what is passed, in order, and what comes out.
 
-    ``program`` is the region before it was written, ``fixed`` its literals that are in the text; ``labels`` are the user's keys
-    by step.
+    ``program`` is the region before it was written; ``slots`` are the places in it of the literals that are passed, ``fixed``
+    those that are in the text; ``labels`` are the user's keys by step.
     """
 
     kernel: Kernel
@@ -264,6 +264,7 @@ class Traced:
     outputs: tuple[Key, ...]
     labels: tuple[Any, ...]
     program: Program
+    slots: tuple[int, ...]
     fixed: Mapping[int, Any]
 
 
@@ -283,7 +284,7 @@ def trace_regions(regions: Iterable[Region]) -> list[Traced]:
         literals = tuple([tracer.literals[slot] for slot in shape.slots])
         labels = tuple(tracer.labels)
         program, known = shape.program, fixed[id(shape)]
-        out.append(Traced(shape.kernel, tuple(tracer.inputs), literals, region.outputs, labels, program, known))
+        out.append(Traced(shape.kernel, tuple(tracer.inputs), literals, region.outputs, labels, program, shape.slots, known))
     return out
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
+
 from graphopt.graph import dependencies, toposort
 from graphopt.kernel import Kernel, Traced, trace_regions
 from graphopt.passes.folds import Fold, folds
@@ -23,7 +25,7 @@ from graphopt.spec import DataNode, GraphNode, Task, TaskRef
 from graphopt.standins import Scalar, with_scalars
 from graphopt.types import Graph, GraphError, Key, Node, Refusal, TraceError
 
-__all__ = ["Group", "Lane", "Level", "Schedule", "lay_out"]
+__all__ = ["Group", "Lane", "Level", "Schedule", "Stack", "lay_out"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,11 @@ class Group:
     lanes: tuple[Lane, ...]
     traced: Traced | None = None
     fetch: tuple[Callable[[Sequence[Any]], tuple[Any, ...]], ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def is_fold(self) -> bool:
+        """Whether its lanes reduce lists of blocks."""
+        return isinstance(self.kernel, _Reduce)
 
     @property
     def name(self) -> str:
@@ -249,17 +256,46 @@ def _as_region(key: Key, graph: Graph) -> Region | None:
     return None
 
 
+class Stack:
+    """The blocks of all lanes of a group, stacked along a new first axis, in pieces that threads add."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self) -> None:
+        self._pieces: list[tuple[int, np.ndarray]] = []
+
+    def add(self, first: int, blocks: np.ndarray) -> None:
+        """Add the blocks of the lanes from this one on."""
+        self._pieces.append((first, blocks))
+
+    def whole(self) -> np.ndarray:
+        """Return all blocks, in the order of their lanes."""
+        pieces = [blocks for _, blocks in sorted(self._pieces, key=itemgetter(0))]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
 class _Reduce:
-    """Calls a reduction on what it is passed, as one list."""
+    """Reduces the blocks that it is passed, or the stack of all that comes in place of the first."""
 
     __slots__ = ("func",)
     __name__ = "fold"
 
-    def __init__(self, func: Callable[[list[Any]], Any]) -> None:
+    def __init__(self, func: Any) -> None:
         self.func = func
 
     def __call__(self, *blocks: Any) -> Any:
-        return self.func(list(blocks))
+        if type(blocks[0]) is not Stack:
+            return self.func(list(blocks))
+        whole = blocks[0].whole()
+        (reduce,), options = self.func.args, dict(self.func.keywords)
+        axes, keepdims = options.pop("axes"), options.pop("keepdims", False)
+        if any([whole.shape[1 + axis] != 1 for axis in axes]):
+            return self.func(list(whole))
+        options["axis"] = (0,)
+        out = reduce(whole, keepdims=False, **options)
+        if not keepdims:
+            out = out.reshape([size for axis, size in enumerate(out.shape) if axis not in axes])
+        return out if out.ndim else out[()]  # a number where NumPy gives one
 
 
 class _Node:

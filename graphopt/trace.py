@@ -69,6 +69,7 @@ class Trace:
     graph: HighLevelGraph
     slots: Mapping[Key, tuple[int, int]]  # key of a block -> place of the argument, place of the block in it
     numbers: Mapping[str, int]  # token of a Scalar -> place of the argument
+    kinds: tuple[str, ...]  # of the arguments
     results: tuple[Result, ...]
     structure: Structure
 
@@ -193,7 +194,9 @@ def trace(fn: Callable[..., Any], arguments: list[Argument], structure: Structur
     collections = [result.value for result in results if result.keys]
     graphs = [c.__dask_graph__() for c in collections]
     layered = [g if isinstance(g, HighLevelGraph) else HighLevelGraph.from_collections(str(id(g)), g) for g in graphs]
-    return Trace(HighLevelGraph.merge(*layered), slots, numbers, results, shape)
+    return Trace(
+        HighLevelGraph.merge(*layered), slots, numbers, tuple([argument.kind for argument in arguments]), results, shape
+    )
 
 
 def _call(fn: Callable[..., Any], leaves: list[Any], structure: Any, parameters: inspect.Signature) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from graphopt.execute.loops import Bounds, LoopRun, Loops
 from graphopt.execute.team import Team
 from graphopt.execute.threads import Threads
 from graphopt.kernel import Kernel, explain_error
@@ -16,9 +17,17 @@ from graphopt.schedule import Group, Level, Schedule
 __all__ = ["run"]
 
 Stop = list[bool]  # one place: whether to stop at the next lane
+Piece = tuple[int, int, int]  # the place of a group in its level, its first lane, and the one after its last
 
 
-def run(schedule: Schedule, values: list[Any], team: Team, threads: Threads) -> list[Any]:
+def run(
+    schedule: Schedule,
+    values: list[Any],
+    team: Team,
+    threads: Threads,
+    loops: Loops | None = None,
+    bounds: Bounds | None = None,
+) -> list[Any]:
     """Go through the levels of a schedule.
 
     Parameters
@@ -31,6 +40,8 @@ def run(schedule: Schedule, values: list[Any], team: Team, threads: Threads) -> 
         The threads to use.
     threads
         Says whether to use more than one of them at a level, and is told how long it took.
+    loops, bounds
+        The groups that run as compiled loops, and what those are bound to already; none if results must be dask's own.
 
     Returns
     -------
@@ -40,12 +51,13 @@ def run(schedule: Schedule, values: list[Any], team: Team, threads: Threads) -> 
     for number, level in enumerate(schedule.levels):
         choice = team.threads > 1 and level.lanes > 1
         several = choice and threads(number)
+        looped = {} if loops is None else loops.bind(number, values, {} if bounds is None else bounds)
         start = time.perf_counter()
         if several:
-            team.run([partial(_guarded, part, values, stop) for part in _parts(level, team.threads)], partial(_stop, stop))
+            parts = _parts(level, team.threads)
+            team.run([partial(_guarded, level, part, values, stop, looped) for part in parts], partial(_stop, stop))
         else:
-            for group in level.groups:
-                _run_lanes(group, 0, len(group.lanes), values, stop)
+            _run_part(level, [(place, 0, len(group.lanes)) for place, group in enumerate(level.groups)], values, stop, looped)
         if choice:
             threads.took(number, several, time.perf_counter() - start)
         for slot in level.drop:
@@ -53,30 +65,37 @@ def run(schedule: Schedule, values: list[Any], team: Team, threads: Threads) -> 
     return values
 
 
-def _parts(level: Level, threads: int) -> list[list[tuple[Group, int, int]]]:
+def _parts(level: Level, threads: int) -> list[list[Piece]]:
     """Split the lanes of a level evenly, each thread's in one piece, in chunk order."""
     total = level.lanes
     bounds = [total * i // threads for i in range(threads + 1)]
-    parts: list[list[tuple[Group, int, int]]] = [[] for _ in range(threads)]
+    parts: list[list[Piece]] = [[] for _ in range(threads)]
     start = 0
-    for group in level.groups:
+    for place, group in enumerate(level.groups):
         stop = start + len(group.lanes)
         for i, part in enumerate(parts):
             first, last = max(start, bounds[i]), min(stop, bounds[i + 1])
             if first < last:
-                part.append((group, first - start, last - start))
+                part.append((place, first - start, last - start))
         start = stop
     return [part for part in parts if part]
 
 
-def _guarded(part: Sequence[tuple[Group, int, int]], values: list[Any], stop: Stop) -> None:
+def _guarded(level: Level, part: Sequence[Piece], values: list[Any], stop: Stop, looped: Mapping[int, LoopRun]) -> None:
     """Run a thread's part; if anything goes wrong, Ctrl-C too, the others stop at their next lane."""
     try:
-        for group, first, last in part:
-            _run_lanes(group, first, last, values, stop)
+        _run_part(level, part, values, stop, looped)
     except BaseException:
         _stop(stop)
         raise
+
+
+def _run_part(level: Level, part: Sequence[Piece], values: list[Any], stop: Stop, looped: Mapping[int, LoopRun]) -> None:
+    for place, first, last in part:
+        if place in looped:
+            looped[place].run(first, last, values, stop)
+        else:
+            _run_lanes(level.groups[place], first, last, values, stop)
 
 
 def _stop(stop: Stop) -> None:
