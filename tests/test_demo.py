@@ -48,13 +48,22 @@ def check_report(report: dict, iterations: int) -> None:
         *("versions", "problem", "scheduler", "iterations", "graph_tasks", "runs", "agreement", "fit", "reference")
     }
     assert report["iterations"] == iterations
-    assert report["runs"].keys() == {"numpy", "dask", "graphopt"}
+    here = report["scheduler"].startswith(("threads", "sync"))
+    assert report["runs"].keys() == {"numpy", "dask", "graphopt"} | ({"compiled"} if here else set())
     for run in report["runs"].values():
         assert len(run["seconds"]) == len(run["losses"]) == iterations
         assert len(run["coefficients"]) == report["problem"]["columns"]
         assert min(run["seconds"]) <= run["median"] <= max(run["seconds"])
     assert report["agreement"]["graphopt"] == 0
-    assert report["agreement"]["numpy"] <= report["agreement"]["numpy_tolerance"]
+    assert report["agreement"]["numpy"] <= report["agreement"]["tolerance"] < 1e-9
+    if here:
+        assert report["agreement"]["compiled"] <= report["agreement"]["tolerance"]
+        compiled = report["runs"]["compiled"]
+        assert 1 <= compiled["kernels"] <= compiled["lanes"] < report["runs"]["dask"]["tasks_run"]
+        assert compiled["first_call"] > 0
+        assert compiled["losses"] == pytest.approx(report["runs"]["dask"]["losses"], rel=1e-12)
+    else:
+        assert report["agreement"]["compiled"] is None
     assert report["runs"]["dask"]["speedup_over_dask"] == 1
     assert report["runs"]["graphopt"]["tasks_run"] < report["runs"]["dask"]["tasks_run"] < report["graph_tasks"]
     losses = report["runs"]["graphopt"]["losses"]
@@ -67,10 +76,24 @@ def test_the_job_on_generated_data(tmp_path: Path, scheduler: str) -> None:
     options = ["--scheduler", scheduler, "--rows", "2000", "--chunks", "10", "--iterations", "8"]
     done = run_demo("demo", *options, "--json", "report.json", "--no-check", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for word in ("NumPy, 1 thread", "dask + graphopt", "tasks", "speed-up", "us/task", "Largest error to the true"):
+    for word in ("NumPy, 1 thread", "dask + graphopt", "graphopt.compile", "tasks", "speed-up", "us/task", "first call took"):
         assert word in done.stdout
+    assert "Largest error to the true" in done.stdout
     check_report(json.loads((tmp_path / "report.json").read_text()), iterations=8)
     check_png(tmp_path / "graphopt-demo.png")
+
+
+def test_the_table_fits_80_columns(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    options = ["--rows", "1000", "--chunks", "500", "--iterations", "1", "--scheduler", "sync", "--no-check", "--no-plot"]
+    assert main(["demo", *options]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    heading = next(line for line in lines if "ms/iteration" in line)
+    (ours,) = [line for line in lines if line.startswith("graphopt.compile")]
+    assert len(heading.rstrip()) <= 80
+    assert "speed-up" in heading  # nothing was cut off
+    assert ours.rstrip().endswith(" x")
+    assert "…" not in "".join(lines)
 
 
 def test_it_begins_with_a_check_against_scikit_learn(tmp_path: Path) -> None:
@@ -87,6 +110,7 @@ def test_the_job_on_worker_processes(tmp_path: Path) -> None:
     done = run_demo("demo", *options, "--json", "report.json", "--no-check", "--no-plot", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     check_report(json.loads((tmp_path / "report.json").read_text()), iterations=2)
+    assert "Left out: graphopt.compile" in done.stdout
     assert "Traceback" not in done.stderr  # nor any complaint while the cluster closes
     assert "Warning" not in done.stderr
 
@@ -197,6 +221,7 @@ SMALL = ["demo", "--rows", "300", "--chunks", "3", "--iterations", "2", "--sched
     [
         (race.GRAPHOPT, "graphopt's coefficients differ from dask's"),
         (race.NUMPY, "NumPy's coefficients differ from dask's"),
+        (race.COMPILED, "the compiled step's coefficients differ from dask's"),
     ],
 )
 def test_coefficients_that_differ_end_in_status_1(
@@ -228,8 +253,15 @@ def test_a_difference_to_scikit_learn_ends_in_status_1(
 
 @pytest.mark.parametrize("value", [1e-300, float("nan"), float("inf")])
 def test_any_difference_of_graphopt_is_one(value: float) -> None:
-    assert Agreement(graphopt=0.0, numpy=0.0, numpy_tolerance=1e-9).complaint() is None
-    assert "graphopt" in str(Agreement(graphopt=value, numpy=0.0, numpy_tolerance=1e-9).complaint())
+    assert Agreement(graphopt=0.0, numpy=0.0, compiled=None, tolerance=1e-9).complaint() is None
+    assert "graphopt" in str(Agreement(graphopt=value, numpy=0.0, compiled=0.0, tolerance=1e-9).complaint())
+
+
+@pytest.mark.parametrize("value", [1e-8, float("nan"), float("inf")])
+def test_what_rounding_does_not_explain_is_a_difference_of_compile(value: float) -> None:
+    assert Agreement(graphopt=0.0, numpy=1e-10, compiled=1e-10, tolerance=1e-9).complaint() is None
+    assert "compiled" in str(Agreement(graphopt=0.0, numpy=0.0, compiled=value, tolerance=1e-9).complaint())
+    assert "NumPy" in str(Agreement(graphopt=0.0, numpy=value, compiled=0.0, tolerance=1e-9).complaint())
 
 
 def test_without_matplotlib_the_job_runs_and_names_the_extra(

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphopt.demo import race
+import graphopt as go
+from graphopt.demo import check, race
 from graphopt.demo.descent import Descent, chunked_loss_and_gradient, curvature_bound, loss_and_gradient
 from graphopt.demo.fusion import fusion
 from graphopt.demo.problem import Problem, breast_cancer, chunk_lengths, document, largest
@@ -48,7 +49,7 @@ def test_dask_and_numpy_compute_the_same(problem: Problem) -> None:
     beta = np.linspace(-1, 1, 15)
     with dask.config.set(scheduler="sync"):
         chunks = problem.chunks()
-        evaluate = race.evaluators(problem, chunks)
+        evaluate = race.evaluators(problem, chunks, go.compile(loss_and_gradient))
         loss, gradient = chunked_loss_and_gradient(chunks, beta)
         for run in race.RUNS:
             assert evaluate[run](beta)[0] == pytest.approx(loss, rel=1e-13)
@@ -85,6 +86,32 @@ def test_the_runs_take_turns_and_the_same_steps(problem: Problem) -> None:
     assert [len(trace.seconds) for trace in traces.values()] == [3, 3, 3]
     np.testing.assert_array_equal(traces["a"].beta, traces["c"].beta)
     assert len(states) == 3
+
+
+def test_the_first_call_of_a_compiled_step_traces_it_and_the_others_do_not(problem: Problem) -> None:
+    step = go.compile(loss_and_gradient)
+    with dask.config.set(scheduler="sync"):
+        evaluate = race.evaluators(problem, problem.chunks(), step)
+        found = race.compilation(problem, np.zeros(15), step)
+        for scale in range(4):
+            evaluate[race.COMPILED](np.full(15, float(scale)))
+        assert race.COMPILED not in race.evaluators(problem, problem.chunks())
+    assert (step.stats.calls, step.stats.traces, step.stats.by_dask) == (5, 1, 0)
+    assert 0 < found.first_call < 60
+    assert 1 <= found.kernels <= found.lanes < race.graph_tasks(problem, np.zeros(15))
+
+
+def test_sums_in_another_order_stay_within_what_rounding_explains() -> None:
+    rows, iterations = 4000, 30
+    problem = document(rows, 1, 0.0, seed=0)
+    chunks = problem.chunks()
+    descent = Descent(curvature_bound(chunks, problem.penalty), problem.penalty)
+    order = np.random.default_rng(0).permutation(rows)
+    shuffled = [(chunks[0][0][order], chunks[0][1][order])]
+    ways = {str(i): lambda beta, c=c: chunked_loss_and_gradient(c, beta) for i, c in enumerate((chunks, shuffled))}
+    one, other = race.race(ways, descent, iterations, lambda state: None).values()
+    apart = abs(one.beta - other.beta).max()
+    assert 0 < apart < check.rounding(rows, iterations) < 1e-9
 
 
 def test_tasks_are_counted_alike_by_schedulers_and_in_graphs(problem: Problem) -> None:
@@ -129,16 +156,19 @@ def test_chunks_are_even(rows: int, chunks: int) -> None:
     assert max(lengths) - min(lengths) <= 1
 
 
-def test_what_is_drawn_is_one_chunk(problem: Problem) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_is_drawn_is_one_chunk(problem: Problem, compiled: bool) -> None:
     with dask.config.set(scheduler="sync"):
-        seen = fusion(problem, np.ones(15))
+        plan = go.compile(loss_and_gradient).plan(problem.X, problem.y, np.ones(15)) if compiled else None
+        seen = fusion(problem, np.ones(15), plan)
     assert {seen.labels[i] for i in seen.data} == {"X", "y"}
     for label in ("exp", "log1p", "tensordot", "transpose", "maximum"):
         assert label in seen.labels
     assert all(low < high for low, high in seen.edges)
     assert "def " in seen.source
     assert "log1p" in seen.source
-    assert 0 < seen.regions <= seen.tasks_after < 20
+    assert 0 < seen.regions <= seen.calls < 20
+    assert seen.whose.startswith("the compiled step's" if compiled else "graphopt's")
 
 
 @st.composite

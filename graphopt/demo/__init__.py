@@ -1,4 +1,5 @@
-"""The main job: logistic regression by gradient descent in plain dask.array, with and without graphopt.
+"""The main job: logistic regression by gradient descent in plain dask.array, with and without graphopt,
+and compiled.
 
 ``descent`` is the algorithm, ``problem`` and ``table`` are the data, ``schedulers`` and ``race`` run and time it,
 ``check`` holds the coefficients against scikit-learn, ``fusion`` looks at what was fused, ``summary`` and ``figure``

@@ -1,5 +1,5 @@
-"""Fit a logistic regression by gradient descent, written in plain dask.array, and time it three ways:
-as NumPy chunks on one thread, as dask runs it, and as dask runs it with graphopt.
+"""Fit a logistic regression by gradient descent, written in plain dask.array, and time it four ways:
+as NumPy chunks on one thread, as dask runs it, as dask runs it with graphopt, and as a step compiled by graphopt.
 
 Without --data it first checks its coefficients against scikit-learn on the bundled breast-cancer data, then runs on
 generated data. BLAS is held to one thread everywhere, so that the runs differ only in who schedules the chunks.

@@ -1,10 +1,10 @@
 """Logistic regression by gradient descent, as a dask user would write it.
 
-Nothing here knows about graphopt. `loss_and_gradient` runs unchanged on NumPy arrays and on dask arrays, so the three
-runs of the demonstration execute the same formulas; they differ only in who executes them.
+Nothing here knows about graphopt. `loss_and_gradient` runs unchanged on NumPy arrays, on dask arrays, and
+compiled, so all runs of the demonstration execute the same formulas; they differ only in who executes them.
 
-The step size is fixed: 1 over a bound on the curvature. Nothing depends on the value of the loss, so three runs that
-agree to rounding take the same steps. Nesterov's momentum costs nothing and saves a factor of ten in iterations.
+The step size is fixed: 1 over a bound on the curvature. Nothing depends on the value of the loss, so runs that agree
+to rounding take the same steps. Nesterov's momentum costs nothing and saves a factor of ten in iterations.
 """
 
 from __future__ import annotations

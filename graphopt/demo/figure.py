@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from graphopt.demo.fusion import Fusion
-from graphopt.demo.race import DASK, GRAPHOPT, NUMPY, RUNS
+from graphopt.demo.race import COMPILED, DASK, GRAPHOPT, NUMPY
 from graphopt.demo.summary import LABELS, Summary
+from graphopt.report.boxes import INK, Box, draw_graph
 from graphopt.report.layers import layered
 
 __all__ = ["draw"]
 
-FILLS = {NUMPY: "#d9d9d9", DASK: "#f2b27a", GRAPHOPT: "#7fb8d6"}
-HATCHES = {NUMPY: "", DASK: "///", GRAPHOPT: "..."}
-INK = "#222222"
+FILLS = {NUMPY: "#d9d9d9", DASK: "#f2b27a", GRAPHOPT: "#7fb8d6", COMPILED: "#8cc99b"}
+HATCHES = {NUMPY: "", DASK: "///", GRAPHOPT: "...", COMPILED: "xx"}
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 0.5}
 DOT = {"markersize": 3, "markerfacecolor": "white", "markeredgecolor": INK, "markeredgewidth": 0.6, "clip_on": False}
 SOURCE_LINES, SOURCE_WIDTH = 46, 86  # what fits beside the drawing
@@ -47,9 +47,9 @@ def draw(pyplot: Any, summary: Summary, fusion: Fusion, path: str) -> None:
 
 def _times(axes: Any, summary: Summary) -> None:
     """Medians as bars, every iteration as a dot. Bars need a scale from zero; a dot that is beyond it is a triangle."""
-    milliseconds = {run: [1e3 * second for second in summary.traces[run].seconds] for run in RUNS}
+    milliseconds = {run: [1e3 * second for second in summary.traces[run].seconds] for run in summary.runs}
     top = 1.25 * max(np.percentile(times, 90) for times in milliseconds.values())
-    for x, run in enumerate(RUNS):
+    for x, run in enumerate(summary.runs):
         times, median = milliseconds[run], summary.traces[run].median * 1e3
         axes.bar(x, median, width=0.62, color=FILLS[run], hatch=HATCHES[run], edgecolor=INK, linewidth=0.8)
         # side by side in the order they were measured, so that a drift shows
@@ -58,23 +58,29 @@ def _times(axes: Any, summary: Summary) -> None:
             shown = [i for i, time in enumerate(times) if (time > top) == beyond]
             axes.plot([places[i] for i in shown], [min(times[i], top) for i in shown], marker, **DOT)
         text = f"{median:.1f} ms"
-        if run == GRAPHOPT:
-            text += f"\n{summary.speedup(run):.1f} x dask's speed"
+        if run in (GRAPHOPT, COMPILED):
+            text += f"\n{summary.speedup(run):.1f} x\ndask's speed"
         height = max(min(time, top) for time in times)
         axes.annotate(text, (x, height), xytext=(0, 9), textcoords="offset points", ha="center", weight="bold")
     axes.set_ylim(0, 1.12 * top)
-    axes.set_xticks(range(len(RUNS)), [LABELS[run].replace(", ", "\n").replace(" + ", "\n+ ") for run in RUNS])
+    axes.set_xticks(range(len(summary.runs)), [_two_lines(LABELS[run]) for run in summary.runs])
     axes.set_ylabel("milliseconds per iteration")
     axes.set_title("time per iteration\nbar: median, dots: every iteration", loc="left", fontsize=10)
 
 
+def _two_lines(label: str) -> str:
+    return label.replace(", ", "\n").replace(" + ", "\n+ ").replace(".", "\n.")
+
+
 def _counts(axes: Any, summary: Summary) -> None:
-    """Tasks per iteration: in the user's graph, run by dask, run with graphopt."""
+    """Tasks per iteration: in the user's graph, run by dask, run with graphopt, and the calls that a compiled step makes."""
     bars = [
         ("graphopt runs", summary.tasks_run[GRAPHOPT], GRAPHOPT),
         ("dask runs", summary.tasks_run[DASK], DASK),
         ("in the user's graph", summary.graph_tasks, NUMPY),
     ]
+    if summary.compilation is not None:
+        bars.insert(0, ("calls of a compiled step", summary.compilation.lanes, COMPILED))
     for y, (_, count, run) in enumerate(bars):
         axes.barh(y, count, color=FILLS[run], hatch=HATCHES[run], edgecolor=INK, linewidth=0.8)
         axes.annotate(f"{count:,}", (count, y), xytext=(4, 0), textcoords="offset points", va="center", weight="bold")
@@ -86,26 +92,11 @@ def _counts(axes: Any, summary: Summary) -> None:
 def _tasks(axes: Any, fusion: Fusion) -> None:
     """The tasks of one chunk as boxes, its data as grey boxes with round corners."""
     points, routes = layered(len(fusion.labels), fusion.edges)
-    for route in routes:
-        xs, ys = zip(*route, strict=True)
-        axes.plot(xs[:-1], ys[:-1], color=INK, linewidth=0.7, zorder=1)
-        arrow = {"arrowstyle": "-|>", "color": INK, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 8}
-        axes.annotate("", xy=route[-1], xytext=route[-2], arrowprops=arrow, zorder=1)
-    for i, label in enumerate(fusion.labels):
-        data = i in fusion.data
-        box = {
-            "boxstyle": "round,pad=0.3" if data else "square,pad=0.3",
-            "facecolor": "#d9d9d9" if data else "white",
-            "edgecolor": INK,
-            "linewidth": 0.8,
-        }
-        axes.text(*points[i], label, ha="center", va="center", fontsize=8, bbox=box, zorder=2)
+    named = enumerate(zip(fusion.labels, points, strict=True))
+    boxes = [Box(label, point, data=i in fusion.data) for i, (label, point) in named]
+    draw_graph(axes, boxes, routes)
     tasks = len(fusion.labels) - len(fusion.data)
     axes.set_title(f"before: the {tasks} tasks of one chunk (grey: its data)", loc="left", fontsize=10)
-    axes.set_axis_off()
-    xs, ys = zip(*points, *(point for route in routes for point in route), strict=True)
-    axes.set_xlim(min(xs) - 0.6, max(xs) + 0.6)
-    axes.set_ylim(min(ys) - 0.5, max(ys) + 0.5)
 
 
 def _kernel(axes: Any, fusion: Fusion) -> None:
@@ -115,7 +106,7 @@ def _kernel(axes: Any, fusion: Fusion) -> None:
         axes.set_title("after: nothing was fused", loc="left", fontsize=10)
         return
     axes.set_title(
-        f"after: what {fusion.regions} of graphopt's {fusion.tasks_after} tasks run, as generated",
+        f"after: what {fusion.regions} of {fusion.whose} run, as generated",
         loc="left",
         fontsize=10,
     )

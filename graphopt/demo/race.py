@@ -1,8 +1,8 @@
-"""Runs the same descent three ways, in turns, and measures them.
+"""Runs the same descent several ways, in turns, and measures them.
 
 The runs alternate iteration by iteration, in an order that changes each time, so that a busy moment of the machine
 falls on all of them alike; medians then forget it. What is timed is what a user waits for: building the graph,
-optimising it and running it.
+optimising it and running it. A compiled step did the first two at its first call, which is measured apart.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from graphopt.graph import flatten_keys, normalise
 from graphopt.spec import DataNode, GraphNode
 
 __all__ = [
+    "COMPILED",
     "DASK",
     "GRAPHOPT",
     "NUMPY",
     "RUNS",
+    "Compilation",
     "Trace",
+    "compilation",
     "count_tasks",
     "evaluators",
     "graph_tasks",
@@ -37,7 +40,7 @@ __all__ = [
     "user_graph",
 ]
 
-NUMPY, DASK, GRAPHOPT = RUNS = ("numpy", "dask", "graphopt")
+NUMPY, DASK, GRAPHOPT, COMPILED = RUNS = ("numpy", "dask", "graphopt", "compiled")
 
 Evaluate = Callable[[Vector], tuple[float, Vector]]
 
@@ -56,8 +59,17 @@ class Trace:
         return float(np.median(self.seconds))
 
 
-def evaluators(problem: Problem, chunks: Chunks) -> dict[str, Evaluate]:
-    """The three ways of computing loss and gradient: NumPy chunk by chunk, dask, and dask with graphopt."""
+@dataclass(frozen=True)
+class Compilation:
+    """What it took to compile the step: seconds of the first call, and the kernels and lanes of the plan."""
+
+    first_call: float
+    kernels: int
+    lanes: int
+
+
+def evaluators(problem: Problem, chunks: Chunks, step: go.Compiled | None = None) -> dict[str, Evaluate]:
+    """The ways of computing loss and gradient: NumPy chunk by chunk, dask, dask with graphopt, and a compiled step if any."""
 
     def with_dask(beta: Vector) -> tuple[float, Vector]:
         loss, gradient = compute(*loss_and_gradient(problem.X, problem.y, beta))
@@ -67,7 +79,28 @@ def evaluators(problem: Problem, chunks: Chunks) -> dict[str, Evaluate]:
         with go.optimized():
             return with_dask(beta)
 
-    return {NUMPY: lambda beta: chunked_loss_and_gradient(chunks, beta), DASK: with_dask, GRAPHOPT: with_graphopt}
+    ways: dict[str, Evaluate] = {NUMPY: lambda beta: chunked_loss_and_gradient(chunks, beta)}
+    ways |= {DASK: with_dask, GRAPHOPT: with_graphopt}
+    if step is not None:
+        ways[COMPILED] = _with_compiled(problem, step)
+    return ways
+
+
+def _with_compiled(problem: Problem, step: go.Compiled) -> Evaluate:
+    def compiled(beta: Vector) -> tuple[float, Vector]:
+        loss, gradient = step(problem.X, problem.y, beta)
+        return float(loss), gradient
+
+    return compiled
+
+
+def compilation(problem: Problem, beta: Vector, step: go.Compiled) -> Compilation:
+    """Call a step for the first time, which traces and compiles it, and see what that came to."""
+    start = time.perf_counter()
+    step(problem.X, problem.y, beta)
+    seconds = time.perf_counter() - start
+    plan = step.plan(problem.X, problem.y, beta)
+    return Compilation(seconds, len(plan.kernels), plan.lanes)
 
 
 def race(

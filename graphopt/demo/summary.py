@@ -15,12 +15,12 @@ from rich.table import Table
 from graphopt.demo.check import Agreement, Reference
 from graphopt.demo.descent import Chunks, Vector, chunked_loss_and_gradient
 from graphopt.demo.problem import INTERCEPT, Problem, largest
-from graphopt.demo.race import DASK, GRAPHOPT, NUMPY, RUNS, Trace
+from graphopt.demo.race import COMPILED, DASK, GRAPHOPT, NUMPY, RUNS, Compilation, Trace
 from graphopt.report.terminal import Terminal
 
-__all__ = ["LABELS", "Fit", "Summary", "fit", "print_fit", "print_race", "to_json"]
+__all__ = ["LABELS", "Fit", "Summary", "fit", "print_fit", "print_race", "result", "to_json"]
 
-LABELS = {NUMPY: "NumPy, 1 thread", DASK: "dask", GRAPHOPT: "dask + graphopt"}
+LABELS = {NUMPY: "NumPy, 1 thread", DASK: "dask", GRAPHOPT: "dask + graphopt", COMPILED: "graphopt.compile"}
 PACKAGES = ("dask", "numpy")
 SHOWN = 5  # coefficients
 TOO_GOOD = 0.99  # an AUC that real data does not reach unless a column gives the answer away
@@ -69,9 +69,20 @@ class Summary:
     traces: Mapping[str, Trace]
     graph_tasks: int
     tasks_run: Mapping[str, int]
+    compilation: Compilation | None
     agreement: Agreement
     fit: Fit
     reference: Reference | None
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The names of the runs, in the order in which to show them."""
+        return tuple(run for run in RUNS if run in self.traces)
+
+    @property
+    def beta(self) -> Vector:
+        """The coefficients that are the outcome."""
+        return result(self.traces).beta
 
     def over_numpy(self, run: str) -> float:
         """Seconds per iteration beyond the NumPy work done by one thread. Below zero when two threads beat it."""
@@ -82,50 +93,82 @@ class Summary:
         return self.traces[DASK].median / self.traces[run].median
 
 
+def result(traces: Mapping[str, Trace]) -> Trace:
+    """The run whose coefficients are the outcome: the compiled one, or where there is none, dask with graphopt."""
+    return traces.get(COMPILED, traces[GRAPHOPT])
+
+
 def print_race(summary: Summary, terminal: Terminal) -> None:
-    """The table of the three runs, and what it means in a sentence."""
+    """The table of the runs, and what it means in a sentence."""
     rows, columns = summary.problem.X.shape
     iterations = len(summary.traces[DASK].seconds)
     table = Table(
-        title=f"{summary.problem.name}: {rows} x {columns} in {summary.problem.X.numblocks[0]} chunks, "
+        title=f"{summary.problem.name}: {rows} x {columns} in {summary.problem.X.numblocks[0]} chunks\n"
         f"{iterations} iterations, {summary.scheduler}",
-        caption="ms: median of the iterations; tasks: in the user's graph -> run;\n"
-        "us/task: time above the NumPy work, per task of that graph; speed-up: over dask",
+        caption=_caption(summary),
         box=box.SIMPLE_HEAD,  # no frame: the table has to fit 80 columns
+        show_edge=False,
+        pad_edge=False,
     )
     table.add_column("run", no_wrap=True)
     for heading in ("ms/iteration", "total s", "tasks", "us/task", "speed-up"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for run in RUNS:
+    for run in summary.runs:
         trace = summary.traces[run]
         tasks = per_task = ""
         if run != NUMPY:
-            tasks = f"{summary.graph_tasks} -> {summary.tasks_run[run]}"
+            tasks = _tasks(summary, run)
             per_task = f"{summary.over_numpy(run) / summary.graph_tasks * 1e6:.1f}"
         times = f"{trace.median * 1e3:.1f}", f"{sum(trace.seconds):.2f}"
         table.add_row(LABELS[run], *times, tasks, per_task, f"{summary.speedup(run):.2f} x")
     terminal.show(table)
     terminal.say(_sentence(summary))
+    terminal.say(_about_compile(summary))
+
+
+def _caption(summary: Summary) -> str:
+    """What the columns are, in lines no wider than the table."""
+    plan = "" if summary.compilation is None else ",\nor kernels/lanes of the plan: functions and calls of them"
+    return (
+        "ms: median of the iterations; us/task: time above the NumPy work,\n"
+        f"per task of the user's graph; tasks: in that graph -> run{plan};\n"
+        "speed-up: over dask"
+    )
+
+
+def _tasks(summary: Summary, run: str) -> str:
+    """How many tasks are run of how many, or what a plan makes of them."""
+    if run == COMPILED and summary.compilation is not None:
+        return f"{summary.compilation.kernels}/{summary.compilation.lanes}"
+    return f"{summary.graph_tasks} -> {summary.tasks_run[run]}"
 
 
 def _sentence(summary: Summary) -> str:
-    dask, ours = summary.over_numpy(DASK), summary.over_numpy(GRAPHOPT)
-    text = f"Time above the NumPy work of one thread: dask {dask * 1e3:.1f} ms an iteration, "
-    if ours <= 0:
-        return text + f"with graphopt none (it takes {-ours * 1e3:.1f} ms less)."
-    return text + f"with graphopt {ours * 1e3:.1f} ms, {dask / ours:.1f} times less."
+    dask = summary.over_numpy(DASK)
+    parts = [f"dask {dask * 1e3:.1f} ms an iteration"]
+    for run, name in ((GRAPHOPT, "with graphopt"), (COMPILED, "compiled")):
+        if run in summary.traces:
+            ours = summary.over_numpy(run)
+            less = f"{ours * 1e3:.1f} ms, {dask / ours:.1f} times less" if ours > 0 else f"none ({-ours * 1e3:.1f} ms less)"
+            parts.append(f"{name} {less}")
+    return f"Time above the NumPy work of one thread: {'; '.join(parts)}."
+
+
+def _about_compile(summary: Summary) -> str:
+    """What the first call took, which no iteration contains, or why there was none."""
+    if summary.compilation is None:
+        return "Left out: graphopt.compile, which so far runs on this process's threads and hands calls on a cluster to dask."
+    seconds = summary.compilation.first_call
+    return f"Compiled, the first call took {seconds:.2f} s (tracing, compilation and a run); it is not one of the iterations."
 
 
 def print_fit(summary: Summary, terminal: Terminal) -> None:
     """What the model says, so that a person can tell whether it makes sense."""
     found, problem = summary.fit, summary.problem
-    beta = summary.traces[GRAPHOPT].beta
+    beta = summary.beta
     for note in problem.notes:
         terminal.say(f"Note: {note}.")
-    terminal.say(
-        f"Coefficients: graphopt and dask differ by {summary.agreement.graphopt:.3g}, "
-        f"NumPy and dask by {summary.agreement.numpy:.2g}."
-    )
+    terminal.say(_agreement(summary.agreement))
     terminal.say(
         f"Model of {problem.positive}, {found.positives:.1%} of the rows: "
         f"log-loss {found.log_loss:.5f} (without columns {found.base_log_loss:.5f}), AUC {found.auc:.4f}, "
@@ -146,11 +189,19 @@ def print_fit(summary: Summary, terminal: Terminal) -> None:
     terminal.show(table)
 
 
+def _agreement(found: Agreement) -> str:
+    compiled = "" if found.compiled is None else f"compiled and dask by {found.compiled:.2g}, "
+    return (
+        f"Coefficients: graphopt and dask differ by {found.graphopt:.3g}, {compiled}NumPy and dask by {found.numpy:.2g} "
+        f"(rounding explains {found.tolerance:.0e})."
+    )
+
+
 def to_json(summary: Summary) -> dict[str, Any]:
     """Everything as plain values. Times are seconds."""
     rows, columns = summary.problem.X.shape
     runs = {}
-    for run in RUNS:
+    for run in summary.runs:
         trace = summary.traces[run]
         runs[run] = {
             "seconds": trace.seconds,
@@ -161,8 +212,11 @@ def to_json(summary: Summary) -> dict[str, Any]:
             "coefficients": dict(zip(summary.problem.features, map(float, trace.beta), strict=True)),
         }
         if run != NUMPY:
-            runs[run]["tasks_run"] = summary.tasks_run[run]
             runs[run]["microseconds_per_task"] = summary.over_numpy(run) / summary.graph_tasks * 1e6
+        if run in summary.tasks_run:
+            runs[run]["tasks_run"] = summary.tasks_run[run]
+        if run == COMPILED and summary.compilation is not None:
+            runs[run] |= asdict(summary.compilation)
     return {
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
         "problem": {

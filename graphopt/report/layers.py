@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-__all__ = ["layered"]
+__all__ = ["Edge", "Point", "layered"]
 
 SWEEPS = 8  # down and up in turns; more change nothing on graphs of this size
 Point = tuple[float, float]
