@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import sys
 import threading
 import uuid
 import weakref
@@ -19,19 +20,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
-import numpy as np
-from dask.base import compute, is_dask_collection, persist
+from dask.base import compute, persist
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from dask.utils import parse_bytes
 
 from graphopt.context import optimized
 from graphopt.execute import blas
 from graphopt.execute.local import run
 from graphopt.execute.loops import Bounds, Loops
+from graphopt.execute.memory import Meter
 from graphopt.execute.team import team_of
 from graphopt.execute.threads import Threads
+from graphopt.fingerprint import captured
 from graphopt.pipeline import Policy, active_client, checked
 from graphopt.plan import Plan, make_plan
 from graphopt.spec import DataNode
+from graphopt.standins import is_tracing
 from graphopt.trace import Argument, Result, arguments_of, result_of, trace
 from graphopt.tree import Structure, flatten, unflatten
 
@@ -66,8 +70,9 @@ class Stats:
 class _Ready:
     """A plan with what was learned by running it: what it was last bound to, its loops, and where threads pay."""
 
-    def __init__(self, plan: Plan, *, exact: bool) -> None:
+    def __init__(self, plan: Plan, *, exact: bool, memory: int | None) -> None:
         self.plan = plan
+        self.meter = Meter(plan.schedule, memory)
         self.threads = Threads(len(plan.levels))
         self.bound: tuple[tuple[Any, ...], list[Any], Bounds] | None = None
         self.ran = False
@@ -85,6 +90,8 @@ class _Ready:
             for slot, place, block in self.plan.blocks:
                 if arguments[place].kind == "chunked":
                     values[slot] = arguments[place].blocks[block]
+            graphs = [argument.value.dask for argument in arguments if argument.kind == "chunked"]
+            self._owners = [weakref.ref(graph, self._let_go) for graph in graphs]
             self.bound, self.ran = (given, list(values), bounds), True
         for slot, place, _ in self.plan.blocks:
             if arguments[place].kind == "array":
@@ -94,9 +101,15 @@ class _Ready:
 
     def run(self, values: list[Any], bounds: Bounds, threads: int) -> None:
         """Run the plan; the first time alone, because loops are compiled then."""
-        first = self.loops is not None and not self.loops.found
+        first = not self.meter.measured
         with blas.one_thread(), self.compiling if first else contextlib.nullcontext():
-            run(self.plan.schedule, values, team_of(threads), self.threads, self.loops, bounds)
+            run(self.plan.schedule, values, team_of(threads), self.threads, self.loops, bounds, self.meter)
+        if first:
+            self.plan.observed.note(self.meter.peak, self.meter.flight, self.loops)
+
+    def _let_go(self, _: Any) -> None:
+        """Forget the blocks: an array that they belong to is gone."""
+        self.bound = None
 
 
 def _loops_of(plan: Plan) -> Loops:
@@ -117,9 +130,11 @@ class Compiled:
         How many calls, traces and rebinds there were.
     """
 
-    def __init__(self, fn: Callable[..., Any], static: Iterable[str], exact: bool, policy: Policy) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], static: Iterable[str], exact: bool, policy: Policy, memory: int | None = None
+    ) -> None:
         functools.update_wrapper(self, fn)
-        self._fn, self._exact, self._policy = fn, exact, policy
+        self._fn, self._exact, self._policy, self._memory = fn, exact, policy, memory
         self._parameters = inspect.signature(fn)
         self._static = frozenset(static)
         unknown = self._static - self._parameters.parameters.keys()
@@ -134,6 +149,8 @@ class Compiled:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the function returns: small arrays and numbers as values, chunked arrays with blocks in memory."""
+        if is_tracing():  # of a function that calls this one
+            return self._fn(*args, **kwargs)
         arguments, structure = self._arguments(args, kwargs)
         if active_client() is not None or any(
             argument.kind == "lazy" and _on_cluster(argument.value) for argument in arguments
@@ -154,6 +171,15 @@ class Compiled:
 
     def __repr__(self) -> str:
         return f"<compiled {_name_of(self._fn)}: {self.stats}>"
+
+    def __reduce__(self) -> Any:
+        module, name = getattr(self._fn, "__module__", "__main__"), _name_of(self._fn)
+        found: Any = None if module == "__main__" else sys.modules.get(module)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is self:  # a decorated function goes by its name, as functions do
+            return name
+        return Compiled, (self._fn, tuple(self._static), self._exact, self._policy, self._memory)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -181,18 +207,18 @@ class Compiled:
         for name, known in list(self._blocks.items()):
             if known[0] is graph:
                 del self._blocks[name]
-        for ready in self._ready.values():
-            ready.bound = None
 
     def _find(self, arguments: list[Argument], structure: Structure) -> _Ready:
         policy = self._policy.resolve()
-        signature = (structure, policy, tuple([argument.signature for argument in arguments]), _captured(self._fn))
+        signature = (structure, policy, tuple([argument.signature for argument in arguments]), captured(self._fn))
         with self._guard:
             self._remember(arguments)
             ready = self._ready.get(signature)
             if ready is None:
                 traced = functools.partial(trace, self._fn, arguments, structure, self._parameters)
-                ready = self._ready[signature] = _Ready(make_plan(traced, policy, exact=self._exact), exact=self._exact)
+                ready = self._ready[signature] = _Ready(
+                    make_plan(traced, policy, exact=self._exact), exact=self._exact, memory=self._memory
+                )
                 blas.refresh()
                 self.stats = replace(self.stats, traces=self.stats.traces + 1)
                 while len(self._ready) > _PLANS:
@@ -206,6 +232,7 @@ def compile(
     *,
     static: Iterable[str] = (),
     exact: bool = False,
+    memory: int | str | None = None,
     policy: Policy | None = None,
 ) -> Any:
     """Compile a function of dask arrays: trace it once, then replay it without dask's scheduler.
@@ -221,6 +248,9 @@ def compile(
         other objects are static anyway.
     exact : bool
         Give the same results as dask bit for bit. By default sums may be taken in another order.
+    memory : int or str, optional
+        The most bytes, such as ``"2 GiB"``, that a replay may hold beside its arguments. Fewer lanes run at once where that
+        keeps the bound; where nothing does, the call raises.
     policy : Policy, optional
         ``parallelism`` is the number of threads; by default all.
 
@@ -234,6 +264,8 @@ def compile(
     ------
     TraceError
         If the function looks at values while it is traced; the message says what to do instead.
+    MemoryLimitError
+        If a call would hold more than ``memory``.
 
     Notes
     -----
@@ -256,40 +288,14 @@ def compile(
     (array([0., 0.]), 1)
     """
     if fn is None:
-        return functools.partial(compile, static=static, exact=exact, policy=policy)
+        return functools.partial(compile, static=static, exact=exact, memory=memory, policy=policy)
     if isinstance(static, str):
         raise TypeError(f"static={static!r}: must be a tuple of names, such as ({static!r},).")
-    return Compiled(fn, static, exact, checked(policy))
+    return Compiled(fn, static, exact, checked(policy), None if memory is None else parse_bytes(memory))
 
 
 def _name_of(fn: Any) -> str:
     return str(getattr(fn, "__qualname__", None) or type(fn).__name__)
-
-
-def _captured(fn: Any) -> Hashable:
-    """Return the identities of what a function captures and a user may exchange: data and numbers, not modules or functions."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    fn = getattr(fn, "__func__", fn)
-    code = getattr(fn, "__code__", None)
-    if code is None:
-        return ()
-    found: list[Hashable] = []
-    for cell in fn.__closure__ or ():
-        try:
-            found.append(_identity(cell.cell_contents))
-        except ValueError:  # not filled yet
-            found.append(None)
-    for name in code.co_names:
-        if name in fn.__globals__:
-            found.append(_identity(fn.__globals__[name]))
-    return tuple(found)
-
-
-def _identity(value: Any) -> Hashable:
-    if isinstance(value, (int, float, complex, str, bool, type(None))):
-        return (type(value), value)
-    return id(value) if isinstance(value, np.ndarray) or is_dask_collection(value) else None
 
 
 def _on_cluster(collection: Any) -> bool:
@@ -327,10 +333,15 @@ def _results(plan: Plan, values: list[Any], arguments: list[Argument]) -> Any:
             finish, extra = result.value.__dask_postcompute__()
             out.append(finish([values[slot] for slot in slots], *extra))
         elif result.small:
-            out.append(values[slots[0]])
+            out.append(_own(values[slots[0]]))
         else:
             out.append(_resident(result, [values[slot] for slot in slots]))
     return unflatten(plan.trace.structure, out)
+
+
+def _own(value: Any) -> Any:
+    """Return a copy, as dask does of single blocks: what the caller writes to it must not reach arguments or the plan."""
+    return value.copy() if hasattr(value, "copy") else value
 
 
 def _resident(result: Result, blocks: list[Any]) -> da.Array:

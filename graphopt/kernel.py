@@ -28,7 +28,7 @@ from graphopt.program import ITEM, Program, Tracer, is_subgraph
 from graphopt.region import Region, barrier, first_output, is_pick
 from graphopt.source import write
 from graphopt.spec import Alias, DataNode, GraphNode, Task, TaskRef
-from graphopt.types import Graph, Key, Node, Substitutions
+from graphopt.types import Graph, Key, Node, Substitutions, add_note
 
 __all__ = ["Fused", "Kernel", "Traced", "explain_error", "generate", "trace_regions"]
 
@@ -156,10 +156,7 @@ def explain_error(error: BaseException, kernel: Kernel, labels: tuple[Any, ...],
         return
     keys = f"key {found[0]}" if len(found) == 1 else f"one of the keys {' and '.join(found)}"
     note = f"graphopt: while computing {keys}, in the fused task {key!r}: {line}"
-    if hasattr(error, "add_note"):
-        error.add_note(note)
-    else:  # Python 3.10
-        error.__notes__ = [*getattr(error, "__notes__", []), note]  # type: ignore[attr-defined]
+    add_note(error, note)
 
 
 def _shown(key: Any, inner: Any) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from dask.utils import format_bytes
 
 from graphopt.graph import is_constant, read
 from graphopt.kernel import Kernel
@@ -15,9 +17,37 @@ from graphopt.schedule import Level, Schedule, lay_out
 from graphopt.spec import TaskRef
 from graphopt.standins import refuse_captured, with_references
 from graphopt.trace import Argument, Trace
-from graphopt.types import Graph, Key, Refusal, TraceError
+from graphopt.types import Graph, Key, Node, Refusal, TraceError
 
 __all__ = ["Plan", "make_plan"]
+
+
+@dataclass(slots=True)
+class Observed:
+    """What is known of a plan once it has run.
+
+    Attributes
+    ----------
+    peak : int
+        The most bytes that a run held beside its arguments; None before the first run.
+    flight : tuple of int
+        How many lanes ran at once, by level.
+    loops : dict
+        The text of the compiled loop of each kernel that has one, by name.
+    reasons : dict
+        Why the other kernels have none, by name.
+    """
+
+    peak: int | None = None
+    flight: tuple[int, ...] = ()
+    loops: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def note(self, peak: int, flight: Sequence[int], loops: Any) -> None:
+        """Take down what the first run showed."""
+        self.peak, self.flight = peak, tuple(flight)
+        if loops is not None:
+            self.loops, self.reasons = loops.sources, loops.reasons
 
 
 @dataclass(frozen=True)
@@ -38,6 +68,8 @@ class Plan:
         What was left apart and why.
     tasks : int
         How many tasks the graph has as it was built.
+    observed : Observed
+        What is known once the plan has run: memory, compiled loops.
     """
 
     schedule: Schedule
@@ -46,6 +78,7 @@ class Plan:
     results: tuple[tuple[int, ...], ...]
     refusals: tuple[Refusal, ...]
     tasks: int
+    observed: Observed = field(default_factory=Observed, compare=False, repr=False)
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -75,6 +108,7 @@ class Plan:
                 lines += ["", f"level {number}: {len(group.lanes)} x {group.name}"]
                 if isinstance(group.kernel, Kernel):
                     lines += [f"    {line}" for line in group.kernel.source.splitlines()]
+                    lines += self._looped(group.name)
         reasons: dict[tuple[str, str], list[Key]] = {}
         for refusal in self.refusals:
             reasons.setdefault((refusal.rewrite, refusal.reason), []).append(refusal.key)
@@ -85,13 +119,26 @@ class Plan:
             lines.append(f"    {rewrite}: {keys[0]!r}{more}: {reason}")
         return "\n".join(lines)
 
+    def _looped(self, name: str) -> list[str]:
+        if name in self.observed.loops:
+            return ["    runs as one compiled loop over all lanes, without the interpreter's lock"]
+        why = self.observed.reasons.get(name)
+        return [] if why is None else [f"    runs lane by lane, not as a compiled loop: {why}"]
+
     def __str__(self) -> str:
         return (
             f"Plan: {self.tasks} tasks in {self.lanes} calls of {len(self.kernels)} kernels, on {len(self.levels)} levels; "
-            f"{len(self.blocks)} blocks and {len(self.trace.numbers)} numbers to bind"
+            f"{len(self.blocks)} blocks and {len(self.trace.numbers)} numbers to bind{self._memory()}"
         )
 
     __repr__ = __str__
+
+    def _memory(self) -> str:
+        """Say what the first run showed."""
+        if self.observed.peak is None:
+            return ""
+        lanes = max(self.observed.flight, default=0)
+        return f"; held at most {format_bytes(self.observed.peak)}, {lanes} lanes at once"
 
     def bind_numbers(self, values: list[Any], arguments: Sequence[Argument]) -> None:
         """Fill in the slots of numbers."""
@@ -141,7 +188,8 @@ def _graph_of(trace: Trace) -> tuple[Graph, list[Key]]:
     """Return the tasks of a trace, what is given as references, and what is asked for."""
     keys = list(dict.fromkeys(key for result in trace.results for key in result.keys))
     nodes, _ = read(trace.graph, keys)
-    return lower({key: TaskRef(key) if key in trace.slots else with_references(node) for key, node in nodes.items()}), keys
+    given: dict[Key, Node] = {key: TaskRef(key) for key in trace.slots}
+    return lower({**given, **{key: with_references(node) for key, node in nodes.items() if key not in given}}), keys
 
 
 def _outline(trace: Trace, graph: Graph, keys: list[Key]) -> Outline:

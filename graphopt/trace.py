@@ -8,6 +8,7 @@ of the plan.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +19,11 @@ from dask.base import is_dask_collection
 from dask.core import flatten as flatten_keys
 from dask.highlevelgraph import HighLevelGraph
 
-from graphopt.functions import token
+from graphopt.fingerprint import fingerprint
 from graphopt.spec import Alias, DataNode, GraphNode, TaskRef
 from graphopt.standins import Scalar, example_of, is_number, stand_in_array, tracing
-from graphopt.tree import Structure, flatten, unflatten
-from graphopt.types import Key, TraceError
+from graphopt.tree import Structure, count, flatten, unflatten
+from graphopt.types import Key, TraceError, add_note
 
 __all__ = ["Argument", "Result", "Trace", "arguments_of", "resident_blocks", "result_of", "trace"]
 
@@ -94,7 +95,7 @@ def arguments_of(
     parts: list[Structure] = []
     for name, given in bound.arguments.items():
         if name in static:
-            out.append(Argument(name, "static", given, _static(name, given)))
+            out.append(Argument(name, "static", given, _static(given)))
             parts.append(name)
             continue
         leaves, structure = flatten(given)
@@ -109,17 +110,17 @@ def _argument(name: str, value: Any, known: Callable[[str, da.Array], Argument |
             return found
         blocks = resident_blocks(value)
         if blocks is None:
-            return Argument(name, "lazy", value, ("lazy", value.name, value.chunks))
+            return Argument(name, "lazy", value, _lazy(value, (value.name, _comparable(value.chunks))))
         what = ("chunked", type(value._meta), value.dtype, _comparable(value.chunks))
         return Argument(name, "chunked", value, what, blocks)
     if is_dask_collection(value):
-        return Argument(name, "lazy", value, ("lazy", tuple(flatten_keys(value.__dask_keys__()))))
+        return Argument(name, "lazy", value, _lazy(value, tuple(flatten_keys(value.__dask_keys__()))))
     if is_number(value):
         dtype = value.dtype if isinstance(value, (np.generic, np.ndarray)) else None
         return Argument(name, "number", value, ("number", type(value), dtype))
     if isinstance(value, np.ndarray):
         return Argument(name, "array", value, ("array", type(value), value.dtype, value.shape))
-    return Argument(name, "static", value, _static(name, value))
+    return Argument(name, "static", value, _static(value))
 
 
 def _comparable(chunks: Any) -> Hashable:
@@ -127,13 +128,23 @@ def _comparable(chunks: Any) -> Hashable:
     return tuple([tuple(["?" if size != size else size for size in axis]) for axis in chunks])
 
 
-def _static(name: str, value: Any) -> Hashable:
-    """Return what two static arguments must have in common; things that do not compare are equal only to themselves."""
-    try:
-        hash(value)
-    except TypeError:
-        return ("static", token(value))
-    return ("static", type(value), value)
+def _static(value: Any) -> Hashable:
+    return ("static", fingerprint(value, whole=True))
+
+
+def _lazy(value: Any, keys: Hashable) -> Hashable:
+    """Return what lazy arguments must have in common: their tasks are part of the plan.
+
+    Names that dask makes say what the tasks are. Names that a user chose do not: those layers must be the same objects, and
+    are, for as long as a plan has them.
+    """
+    graph = value.__dask_graph__()
+    layers = graph.layers if isinstance(graph, HighLevelGraph) else {"": graph}
+    return ("lazy", type(value), keys, tuple([id(layer) for name, layer in layers.items() if not _DIGEST.search(str(name))]))
+
+
+#: How names end that dask makes: a digest of what is computed, or a number that nobody else has.
+_DIGEST = re.compile("[0-9a-f]{32}$|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
 
 def resident_blocks(array: da.Array) -> tuple[Any, ...] | None:
@@ -208,18 +219,19 @@ def _call(fn: Callable[..., Any], leaves: list[Any], structure: Any, parameters:
             given[part] = next(rest)
         else:
             name, tree = part
-            count = _leaves_in(tree)
-            given[name] = unflatten(tree, [next(rest) for _ in range(count)])
+            given[name] = unflatten(tree, [next(rest) for _ in range(count(tree))])
     bound = inspect.BoundArguments(parameters, given)
-    return fn(*bound.args, **bound.kwargs)
-
-
-def _leaves_in(tree: Any) -> int:
-    if tree == "leaf":
-        return 1
-    kind, *items = tree
-    skip = 0 if kind in (tuple, list) or hasattr(kind, "_fields") else 1
-    return sum(map(_leaves_in, items[skip:]))
+    try:
+        return fn(*bound.args, **bound.kwargs)
+    except TraceError:
+        raise
+    except Exception as error:
+        add_note(
+            error,
+            "graphopt: raised while compile traced the function, with stand-ins in the places of arrays and numbers. Where the "
+            "value of one is needed to go on (a shape, an index, a branch, a count), name the argument in static=(...).",
+        )
+        raise
 
 
 def result_of(path: str, value: Any) -> Result:

@@ -20,12 +20,14 @@ __all__ = [
     "GraphoptError",
     "GraphoptWarning",
     "Key",
+    "MemoryLimitError",
     "MissingKeyError",
     "Node",
     "PolicyError",
     "Refusal",
     "Substitutions",
     "TraceError",
+    "add_note",
 ]
 
 #: What stands behind a key. A bare ``TaskRef`` is a future: data that dask already holds somewhere under that key.
@@ -63,8 +65,20 @@ class MissingKeyError(GraphError, KeyError):
     __str__ = Exception.__str__  # KeyError would print the repr of the message
 
 
+class MemoryLimitError(GraphoptError, MemoryError):
+    """A replay that would hold more than it may; the message says how much and what to do."""
+
+
 class PolicyError(GraphoptError, ValueError):
     """A policy whose values make no sense; the message names the field."""
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to an error."""
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+    else:  # Python 3.10
+        error.__notes__ = [*getattr(error, "__notes__", []), note]  # type: ignore[attr-defined]
 
 
 class TraceError(GraphoptError, TypeError):

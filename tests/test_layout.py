@@ -23,6 +23,7 @@ FLOORS = {
         "spec": 0,
         "types": 0,
         "blockwise": 1,
+        "fingerprint": 1,
         "functions": 1,
         "held": 1,
         "graph": 1,

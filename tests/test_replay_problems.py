@@ -123,7 +123,6 @@ def test_a_state_that_became_small_is_traced_as_such(name: str) -> None:
     assert step.stats.traces == 2
 
 
-@pytest.mark.xfail(reason="the closures in graphopt.tree refer to themselves, and hold arguments and results", strict=False)
 @pytest.mark.parametrize("name", ["jacobi", "heat", "power iteration"])
 def test_states_that_nobody_holds_are_given_back_at_once(name: str) -> None:
     """Not at the next collection of garbage: a state may be most of the memory there is."""

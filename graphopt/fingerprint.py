@@ -1,0 +1,154 @@
+"""Fingerprint: what must be equal for a function to do again what it did.
+
+A function that is traced sees more than its arguments: globals, closures, attributes of the object whose method it is. A
+fingerprint is hashable, and equal only if nothing of that was exchanged. Small arrays count by their values, large ones and
+other things by identity, which is never given to another object, as an ``id`` may be.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import sys
+import sysconfig
+import weakref
+from collections.abc import Hashable
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+from dask.base import is_dask_collection
+
+__all__ = ["captured", "fingerprint"]
+
+#: Arrays of more bytes than this count by identity, unless all of them is asked for.
+_SMALL = 4096
+
+#: How far to follow attributes, containers and functions that call functions.
+_DEPTH = 4
+
+_ATOMS = frozenset({int, bool, str, bytes, type(None), type(Ellipsis)})
+_NOT_OURS = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+class _Same:
+    """Equal to another one of the same object, for as long as that lives."""
+
+    __slots__ = ("hash", "ref")
+
+    def __init__(self, value: Any) -> None:
+        self.hash = id(value)
+        try:
+            self.ref: Any = weakref.ref(value)
+        except TypeError:
+            self.ref = lambda: value
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Same):
+            return NotImplemented
+        mine = self.ref()
+        return mine is not None and mine is other.ref()
+
+    def __hash__(self) -> int:
+        return self.hash
+
+
+def fingerprint(value: Any, *, whole: bool = False, depth: int = _DEPTH) -> Hashable:
+    """Return a hashable that is equal for values that a function cannot tell apart.
+
+    ``whole`` says to compare large arrays by their values too.
+
+    >>> fingerprint((1, 2)) == fingerprint((1, 2)), fingerprint(1) == fingerprint(1.0), fingerprint(0.0) == fingerprint(-0.0)
+    (True, False, False)
+    """
+    kind = type(value)
+    if kind in _ATOMS:
+        return (kind, value)
+    if kind is float:
+        return (kind, value.hex())
+    if kind is complex:
+        return (kind, value.real.hex(), value.imag.hex())
+    if isinstance(value, np.generic):
+        return (kind, value.dtype, value.tobytes())
+    if kind is np.ndarray and value.dtype.kind != "O" and (whole or value.nbytes <= _SMALL):
+        content = value.tobytes()
+        return (kind, value.dtype, value.shape, content if len(content) <= _SMALL else hashlib.sha256(content).digest())
+    if is_dask_collection(value):
+        dask = getattr(value, "dask", value)
+        return (kind, getattr(value, "name", None) or getattr(value, "key", None), _Same(dask))
+    if depth == 0 or isinstance(value, (type, ModuleType)):
+        return _Same(value)
+    look = functools.partial(fingerprint, whole=whole, depth=depth - 1)
+    if isinstance(value, (tuple, list)):
+        return (kind, *map(look, value))
+    if isinstance(value, (set, frozenset)):
+        return (kind, frozenset(map(look, value)))
+    if isinstance(value, dict):
+        return (kind, *[(look(name), look(item)) for name, item in value.items()])
+    if kind is functools.partial:
+        return (kind, look(value.func), look(value.args), look(value.keywords))
+    if kind is MethodType:
+        return (kind, look(value.__self__), look(value.__func__))
+    if kind is FunctionType:
+        return _Same(value) if _is_library(value.__code__) else (_Same(value), captured(value, depth=depth - 1))
+    if dataclasses.is_dataclass(value):
+        return (kind, *[look(getattr(value, field.name, None)) for field in dataclasses.fields(value)])
+    if kind.__hash__ in (object.__hash__, None):  # compared by identity, or not at all: what is in it may change
+        return (_Same(value), look(getattr(value, "__dict__", None)))
+    return (kind, value)
+
+
+def captured(fn: Any, *, depth: int = _DEPTH) -> Hashable:
+    """Return the fingerprint of what a function sees beside its arguments.
+
+    Modules and functions of libraries do not count; functions that the user wrote do, with what they see.
+    """
+    if isinstance(fn, functools.partial):
+        return (captured(fn.func, depth=depth), fingerprint(fn.args, depth=depth), fingerprint(fn.keywords, depth=depth))
+    if isinstance(fn, MethodType):
+        return (captured(fn.__func__, depth=depth), fingerprint(fn.__self__, depth=depth))
+    code = getattr(fn, "__code__", None)
+    if code is None:
+        return fingerprint(getattr(fn, "__dict__", None), depth=depth) if not isinstance(fn, type) else None
+    found: list[Hashable] = [fingerprint((fn.__defaults__, fn.__kwdefaults__), depth=depth)]
+    for cell in fn.__closure__ or ():
+        try:
+            found.append(_seen(cell.cell_contents, (), depth))
+        except ValueError:  # not filled yet
+            found.append(None)
+    names, space = _names(code), fn.__globals__
+    for name in names:
+        if name in space:
+            found.append(_seen(space[name], names, depth))
+    return tuple(found)
+
+
+def _seen(value: Any, names: tuple[str, ...], depth: int) -> Hashable:
+    """Return the fingerprint of a thing that a function names; of a module of the user's, of what is named in it."""
+    if isinstance(value, ModuleType):
+        if _is_library_module(value):
+            return None
+        space = vars(value)
+        return tuple([fingerprint(space[name], depth=max(depth - 1, 0)) for name in names if name in space])
+    return fingerprint(value, depth=depth)
+
+
+@functools.lru_cache(maxsize=1024)
+def _names(code: CodeType) -> tuple[str, ...]:
+    """List the names of globals and attributes in a function, and in functions within it."""
+    inner = [_names(const) for const in code.co_consts if isinstance(const, CodeType)]
+    return tuple(dict.fromkeys([*code.co_names, *[name for names in inner for name in names]]))
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_library(code: CodeType) -> bool:
+    return code.co_filename.startswith(_NOT_OURS) or code.co_filename.startswith("<frozen")
+
+
+def _is_library_module(module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is None or module.__name__.partition(".")[0] in _LIBRARIES or file.startswith(_NOT_OURS)
+
+
+_LIBRARIES = frozenset({"dask", "distributed", "numpy", "scipy", "graphopt"}) | sys.stdlib_module_names
