@@ -268,6 +268,11 @@ class Stack:
         """Add the blocks of the lanes from this one on."""
         self._pieces.append((first, blocks))
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all blocks."""
+        return sum(blocks.nbytes for _, blocks in self._pieces)
+
     def whole(self) -> np.ndarray:
         """Return all blocks, in the order of their lanes."""
         pieces = [blocks for _, blocks in sorted(self._pieces, key=itemgetter(0))]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from graphopt.execute.loops import Bounds, LoopRun, Loops
+from graphopt.execute.memory import Meter
 from graphopt.execute.team import Team
 from graphopt.execute.threads import Threads
 from graphopt.kernel import Kernel, explain_error
@@ -27,6 +28,7 @@ def run(
     threads: Threads,
     loops: Loops | None = None,
     bounds: Bounds | None = None,
+    meter: Meter | None = None,
 ) -> list[Any]:
     """Go through the levels of a schedule.
 
@@ -42,31 +44,46 @@ def run(
         Says whether to use more than one of them at a level, and is told how long it took.
     loops, bounds
         The groups that run as compiled loops, and what those are bound to already; none if results must be dask's own.
+    meter
+        Measures memory at the first run, and keeps it within a bound.
 
     Returns
     -------
     The same list, with the results in their slots.
     """
     stop: Stop = [False]
+    bounds = {} if bounds is None else bounds
     for number, level in enumerate(schedule.levels):
-        choice = team.threads > 1 and level.lanes > 1
+        looped = {} if loops is None else loops.bind(number, values, bounds)
+        begun = _probe(number, level, values, looped, meter) if meter is not None and not meter.measured else frozenset()
+        workers = team.threads if meter is None else meter.allowed(number, level, team.threads)
+        choice = workers > 1 and level.lanes > 1
         several = choice and threads(number)
-        looped = {} if loops is None else loops.bind(number, values, {} if bounds is None else bounds)
         start = time.perf_counter()
-        if several:
-            parts = _parts(level, team.threads)
+        parts = _parts(level, workers if several else 1, begun)
+        if len(parts) > 1:
             team.run([partial(_guarded, level, part, values, stop, looped) for part in parts], partial(_stop, stop))
-        else:
-            _run_part(level, [(place, 0, len(group.lanes)) for place, group in enumerate(level.groups)], values, stop, looped)
-        if choice:
+        elif parts:
+            _run_part(level, parts[0], values, stop, looped)
+        if choice and not begun:
             threads.took(number, several, time.perf_counter() - start)
         for slot in level.drop:
             values[slot] = None
+        if meter is not None and not meter.measured:
+            meter.note(number, values)
     return values
 
 
-def _parts(level: Level, threads: int) -> list[list[Piece]]:
-    """Split the lanes of a level evenly, each thread's in one piece, in chunk order."""
+def _probe(number: int, level: Level, values: list[Any], looped: Mapping[int, LoopRun], meter: Meter) -> frozenset[int]:
+    """Run the first lane of each group that runs by its kernel, to see how much memory it takes; return those groups."""
+    begun = [place for place in range(len(level.groups)) if place not in looped]
+    for place in begun:
+        meter.measure(number, partial(_run_lanes, level.groups[place], 0, 1, values, [False]))
+    return frozenset(begun)
+
+
+def _parts(level: Level, threads: int, begun: Collection[int] = ()) -> list[list[Piece]]:
+    """Split the lanes of a level evenly, each thread's in one piece, in chunk order; without the first of groups begun."""
     total = level.lanes
     bounds = [total * i // threads for i in range(threads + 1)]
     parts: list[list[Piece]] = [[] for _ in range(threads)]
@@ -74,7 +91,7 @@ def _parts(level: Level, threads: int) -> list[list[Piece]]:
     for place, group in enumerate(level.groups):
         stop = start + len(group.lanes)
         for i, part in enumerate(parts):
-            first, last = max(start, bounds[i]), min(stop, bounds[i + 1])
+            first, last = max(start + (place in begun), bounds[i]), min(stop, bounds[i + 1])
             if first < last:
                 part.append((place, first - start, last - start))
         start = stop

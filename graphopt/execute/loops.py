@@ -51,6 +51,12 @@ class Loops:
         groups = {place: self.schedule.levels[place[0]].groups[place[1]] for place in self.found}
         return {groups[place].name: why for place, why in self.found.items() if isinstance(why, str)}
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """The texts of the loops, by the names of the kernels."""
+        groups = {place: self.schedule.levels[place[0]].groups[place[1]] for place in self.found}
+        return {groups[place].name: found.loop.source for place, found in self.found.items() if not isinstance(found, str)}
+
     def bind(self, number: int, values: list[Any], bounds: Bounds) -> dict[int, LoopRun]:
         """Return what runs the groups of a level as loops, by their places; the rest run by their kernels."""
         out: dict[int, LoopRun] = {}
