@@ -78,7 +78,8 @@ def _probe(number: int, level: Level, values: list[Any], looped: Mapping[int, Lo
     """Run the first lane of each group that runs by its kernel, to see how much memory it takes; return those groups."""
     begun = [place for place in range(len(level.groups)) if place not in looped]
     for place in begun:
-        meter.measure(number, partial(_run_lanes, level.groups[place], 0, 1, values, [False]))
+        group = level.groups[place]
+        meter.measure(number, group, values, partial(_run_lanes, group, 0, 1, values, [False]))
     return frozenset(begun)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from dask.sizeof import sizeof
 from dask.utils import format_bytes
 
-from graphopt.schedule import Level, Schedule, Stack
+from graphopt.schedule import Group, Level, Schedule, Stack
 from graphopt.types import MemoryLimitError
 
 __all__ = ["Meter"]
@@ -38,6 +38,7 @@ class Meter:
         self.limit = limit
         self.lane = [0] * len(schedule.levels)  # bytes that one lane needs at most, by level
         self.held = [0] * len(schedule.levels)  # bytes of results that are held after a level
+        self.made = [0] * len(schedule.levels)  # bytes of results that a level makes, reckoned from its first lanes
         self.flight = [0] * len(schedule.levels)  # lanes that ran at once
         self.measured = False
         made = {slot for level in schedule.levels for group in level.groups for lane in group.lanes for slot in lane.writes}
@@ -49,8 +50,8 @@ class Meter:
         before = [0, *self.held[:-1]]
         return max([held + lane * count for held, lane, count in zip(before, self.lane, self.flight, strict=True)], default=0)
 
-    def measure(self, number: int, run: Callable[[], None]) -> None:
-        """Run one lane and note what it needs."""
+    def measure(self, number: int, group: Group, values: list[Any], run: Callable[[], None]) -> None:
+        """Run the first lane of a group, and note what it needs and what it leaves."""
         with _TRACING:
             started = not tracemalloc.is_tracing()
             if started:
@@ -63,6 +64,10 @@ class Meter:
             finally:
                 if started:
                     tracemalloc.stop()
+        given = {id(_owner(values[slot])) for slot in group.lanes[0].reads}
+        owners = [_owner(values[slot]) for slot in group.lanes[0].writes]
+        left = sum({id(owner): _bytes(owner) for owner in owners if id(owner) not in given}.values())
+        self.made[number] += left * len(group.lanes)
 
     def allowed(self, number: int, level: Level, threads: int) -> int:
         """Return how many lanes may run at once.
@@ -74,9 +79,15 @@ class Meter:
         """
         if self.limit is not None and self.lane[number]:
             held = self.held[number - 1] if number else 0
+            names = " and ".join(dict.fromkeys(group.name for group in level.groups))
+            if held + self.made[number] > self.limit:
+                raise MemoryLimitError(
+                    f"The results of {names} would take {format_bytes(self.made[number])}, and {format_bytes(held)} are held "
+                    f"already: more than memory={format_bytes(self.limit)} allows. Something later reads them all again after "
+                    "all were made: split the function there, so that they are made anew, or allow more."
+                )
             threads = min(threads, max(0, self.limit - held) // self.lane[number])
             if threads < 1:
-                names = " and ".join(dict.fromkeys(group.name for group in level.groups))
                 raise MemoryLimitError(
                     f"A lane of {names} needs {format_bytes(self.lane[number])} where {format_bytes(held)} are held already, "
                     f"more than memory={format_bytes(self.limit)} allows: use smaller chunks, or allow more."
