@@ -7,6 +7,7 @@ from graphopt.context import optimized
 from graphopt.explain import Explanation, explain
 from graphopt.pipeline import Policy, optimize
 from graphopt.plan import Plan
+from graphopt.report.plans import visualize as _visualize
 from graphopt.types import (
     CycleError,
     GraphError,
@@ -17,6 +18,8 @@ from graphopt.types import (
     Refusal,
     TraceError,
 )
+
+Plan.drawn_by = _visualize
 
 __version__ = "0.1.0.dev0"
 

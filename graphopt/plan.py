@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from os import PathLike
+from typing import Any, ClassVar
 
 from dask.utils import format_bytes
 
@@ -80,6 +81,9 @@ class Plan:
     tasks: int
     observed: Observed = field(default_factory=Observed, compare=False, repr=False)
 
+    #: What draws a plan. The package puts it here: drawing stands above what is drawn.
+    drawn_by: ClassVar[Callable[[Plan, str | PathLike[str]], None]]
+
     @property
     def levels(self) -> tuple[Level, ...]:
         """What runs, in order."""
@@ -124,6 +128,18 @@ class Plan:
             return ["    runs as one compiled loop over all lanes, without the interpreter's lock"]
         why = self.observed.reasons.get(name)
         return [] if why is None else [f"    runs lane by lane, not as a compiled loop: {why}"]
+
+    def visualize(self, filename: str | PathLike[str]) -> None:
+        """Draw the tasks behind one call, and all calls of the plan, as SVG or PNG by the ending of the name.
+
+        Raises
+        ------
+        ValueError
+            If the name ends otherwise.
+        ImportError
+            If matplotlib is not installed, which ``pip install 'graphopt[plots]'`` does.
+        """
+        type(self).drawn_by(self, filename)
 
     def __str__(self) -> str:
         return (

@@ -18,7 +18,7 @@ Point = tuple[float, float]
 Edge = tuple[int, int]
 
 
-def layered(count: int, edges: Sequence[Edge]) -> tuple[list[Point], list[list[Point]]]:
+def layered(count: int, edges: Sequence[Edge], layers: Sequence[int] | None = None) -> tuple[list[Point], list[list[Point]]]:
     """Place ``count`` nodes so that every edge leads downwards.
 
     Parameters
@@ -27,13 +27,15 @@ def layered(count: int, edges: Sequence[Edge]) -> tuple[list[Point], list[list[P
         The number of nodes.
     edges
         Pairs of nodes. They must go from lower to higher numbers, as in any topological order.
+    layers
+        The layer of each node, where that is settled; edges must lead to higher ones.
 
     Returns
     -------
     The point of each node, and the points that each edge runs through. y is minus the layer, so that it grows upwards;
     neighbours in a layer are at least 1 apart.
     """
-    layer = _layers(count, edges)
+    layer = _layers(count, edges) if layers is None else list(layers)
     pieces: list[Edge] = []
     routes: list[list[int]] = []
     for source, target in edges:
