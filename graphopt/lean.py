@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from dask.array.core import _concatenate2
+from dask.array.core import _concatenate2, concatenate_shaped
 from dask.array.reductions import chunk_max, chunk_min
-from dask.array.routines import _tensordot
+from dask.array.routines import _matmul, _tensordot
 
-__all__ = ["concatenate", "contract", "fold", "max_", "min_", "reduce_blocks", "sum_", "tensordot"]
+__all__ = ["concatenate", "contract", "fold", "grid", "matmul", "max_", "min_", "reduce_blocks", "sum_", "tensordot"]
 
 #: NumPy's sum of one negative zero: what a sum starts from. Adding it is what summing one element comes down to.
 _START = float(np.sum(np.array([-0.0])))
@@ -98,6 +98,28 @@ def tensordot(a: Any, b: Any, axes: Any, is_sparse: bool) -> Any:
     if not is_sparse and _is_product(a, b, axes):
         return _product(a, b).reshape(a.shape[0], 1, *b.shape[1:])
     return _tensordot(a, b, axes, is_sparse)
+
+
+def matmul(a: Any, b: Any) -> Any:
+    """Multiply matrices like dask's ``_matmul``, which leaves a place for the contracted axis."""
+    if type(a) is np.ndarray and type(b) is np.ndarray:
+        return np.matmul(a, b)[..., np.newaxis, :]
+    return _matmul(a, b)
+
+
+def grid(blocks: Any, shape: Any) -> Any:
+    """Join a list of blocks that lie on a grid of this shape, as dask's ``concatenate_shaped`` does."""
+    long = [axis for axis, count in enumerate(shape) if count != 1]
+    first = blocks[0] if type(blocks) is list and blocks else None
+    if (
+        len(long) <= 1
+        and type(first) is np.ndarray
+        and first.ndim == len(shape)
+        and (first.flags.c_contiguous or first.ndim == 1)
+        and all([type(block) is np.ndarray and block.dtype == first.dtype and block.ndim == first.ndim for block in blocks])
+    ):
+        return np.concatenate(blocks, axis=long[0] if long else 0)
+    return concatenate_shaped(blocks, shape)
 
 
 def contract(a: Any, b: Any, axes: Any, is_sparse: bool, dtype: Any, keepdims: bool, joined: bool) -> Any:

@@ -48,7 +48,8 @@ class Meter:
     def peak(self) -> int:
         """The most bytes that were held at once."""
         before = [0, *self.held[:-1]]
-        return max([held + lane * count for held, lane, count in zip(before, self.lane, self.flight, strict=True)], default=0)
+        running = [held + lane * count for held, lane, count in zip(before, self.lane, self.flight, strict=True)]
+        return max([*running, *self.held], default=0)
 
     def measure(self, number: int, group: Group, values: list[Any], run: Callable[[], None]) -> None:
         """Run the first lane of a group, and note what it needs and what it leaves."""

@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from dask.array.reductions import mean_agg, mean_combine, moment_agg, moment_combine
+from dask.array.routines import _chunk_sum
 
 from graphopt import lean
 from graphopt.graph import dependents, toposort
@@ -33,6 +36,15 @@ _ASSOCIATIVE: frozenset[Callable[..., Any]] = frozenset(
 
 #: What dask calls for a chunk where it calls this for the last step.
 _CHUNKED: dict[Callable[..., Any], Callable[..., Any]] = {np.max: lean.max_, np.min: lean.min_}
+
+#: Steps that hand on sums with counts, and the last of them; and the sum of products block by block.
+_MERGED: dict[Any, tuple[str, bool]] = {
+    mean_combine: ("mean", True),
+    mean_agg: ("mean", False),
+    moment_combine: ("moment", True),
+    moment_agg: ("moment", False),
+    _chunk_sum: ("add", True),
+}
 
 
 class Fold(Task):
@@ -59,27 +71,23 @@ def folds(graph: Graph, keys: Collection[Key]) -> Graph:
     graph, keys
         The graph, after `lower`, and what is asked for.
     """
-    if not any(type(node) is Task and _reduction(node) for node in graph.values()):
+    steps = {key: step for key, node in graph.items() if type(node) is Task and (step := _step(node)) is not None}
+    if not steps:
         return graph
     readers = dependents(graph)
     wanted = set(keys)
     blocks: dict[Key, list[Key]] = {}
     dropped: set[Key] = set()
     for key in toposort(graph):
-        node = graph[key]
-        what = _reduction(node) if type(node) is Task else None
-        if what is None:
+        if key not in steps:
             continue
-        assert isinstance(node, Task)
         mine: list[Key] = []
-        for block in _listed(node.args[0]):
-            below = graph.get(block)
-            inner = _reduction(below) if block in blocks and isinstance(below, Task) else None
-            if inner is None or block in wanted or len(readers[block]) > 1 or not _same(inner, what):
-                mine.append(block)
-            else:
+        for block in _listed(graph[key].args[0]):  # type: ignore[union-attr]
+            if block in steps and block not in wanted and len(readers[block]) == 1 and steps[block].feeds(steps[key]):
                 mine += blocks[block]
                 dropped.add(block)
+            else:
+                mine.append(block)
         blocks[key] = mine
     # Of one block there is nothing to fold: such a task may join the lane that makes the block.
     made = {key for key, mine in blocks.items() if len(mine) > 1 and key not in dropped}
@@ -94,22 +102,41 @@ def folds(graph: Graph, keys: Collection[Key]) -> Graph:
     return out
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A task of a tree: what it reduces with, whether another step may take its result, and along which axes it goes."""
+
+    kind: Any
+    inner: bool
+    options: dict[str, Any]
+
+    def feeds(self, outer: _Step) -> bool:
+        """Say whether the step that reads this one can do its work as well."""
+        kinds = (outer.kind, _CHUNKED.get(outer.kind))
+        return self.inner and self.kind in kinds and self.options == outer.options
+
+
+def _step(node: Task) -> _Step | None:
+    """Return what a task of a tree of reductions does; None for any other."""
+    func = node.func
+    if type(func) is not functools.partial or len(node.args) != 1 or node.kwargs:
+        return None
+    options = dict(func.keywords)
+    keepdims, axis = options.pop("keepdims", False), options.get("axis")
+    if func.func is lean.reduce_blocks and len(func.args) == 1 and func.args[0] in _ASSOCIATIVE:
+        step = _Step(func.args[0], keepdims is True, options)
+        known = type(axis) is tuple and tuple(options.get("axes", ())) == axis
+    else:
+        kind, inner = _MERGED.get(func.func, (None, False))
+        step = _Step(kind, inner and keepdims is True, {name: options[name] for name in ("axis", "order") if name in options})
+        known = kind is not None and not func.args and type(axis) is tuple
+    depth = 1 if step.kind == "add" or not isinstance(axis, tuple) else len(axis)
+    return step if known and _is_list(node.args[0], depth) else None
+
+
 def _folding(func: functools.partial[Any]) -> functools.partial[Any]:
     """Return what reduces the blocks of a tree, given as one list."""
-    return functools.partial(lean.fold, *func.args, **func.keywords)
-
-
-def _reduction(node: Node | None) -> dict[str, Any] | None:
-    """Return the options of a task that reduces a (nested) list of blocks along the axes they are joined by."""
-    if not isinstance(node, Task) or type(node.func) is not functools.partial or node.func.func is not lean.reduce_blocks:
-        return None
-    func = node.func
-    if len(func.args) != 1 or func.args[0] not in _ASSOCIATIVE or len(node.args) != 1 or node.kwargs:
-        return None
-    options = {**func.keywords, "reduce": func.args[0]}
-    if tuple(options.get("axes", ())) != options.get("axis") or not _is_list(node.args[0], len(options["axes"])):
-        return None
-    return options
+    return functools.partial(lean.fold, *func.args, **func.keywords) if func.func is lean.reduce_blocks else func
 
 
 def _is_list(value: Any, depth: int) -> bool:
@@ -125,10 +152,3 @@ def _listed(value: Any) -> list[Key]:
     for arg in value.args:
         out += [arg.key] if type(arg) is TaskRef else _listed(arg)
     return out
-
-
-def _same(inner: dict[str, Any], outer: dict[str, Any]) -> bool:
-    """Say whether a reduction may be done by the one that reads it: the same one, with its axes kept."""
-    others = [name for name in {*inner, *outer} if name not in ("keepdims", "reduce")]
-    reduce = {outer["reduce"], _CHUNKED.get(outer["reduce"])}
-    return inner.get("keepdims") is True and inner["reduce"] in reduce and all([inner.get(n) == outer.get(n) for n in others])

@@ -21,9 +21,9 @@ from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
-from dask.array.core import _concatenate2
+from dask.array.core import _concatenate2, concatenate_shaped
 from dask.array.reductions import chunk_max, chunk_min
-from dask.array.routines import _tensordot
+from dask.array.routines import _matmul, _tensordot
 from toolz.functoolz import Compose
 
 from graphopt import lean
@@ -59,10 +59,14 @@ def lower(graph: Graph) -> Graph:
     return out if changed else graph
 
 
+#: By identity: a task's function need not be hashable.
+_PLAIN: dict[int, Any] = {id(_tensordot): lean.tensordot, id(_matmul): lean.matmul, id(concatenate_shaped): lean.grid}
+
+
 def _lean(func: Any) -> Any:
     """Return the lean equivalent of a function, or the function itself."""
-    if func is _tensordot:
-        return lean.tensordot
+    if (known := _PLAIN.get(id(func))) is not None:
+        return known
     if type(func) is functools.partial:
         if func.func is np.sum and not func.args and func.keywords.keys() <= {"axis", "dtype", "keepdims"}:
             return functools.partial(lean.sum_, **func.keywords)
