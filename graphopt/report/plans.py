@@ -101,6 +101,7 @@ def _before(plan: Plan) -> Panel:
     """The tasks behind the first call of the kernel that replaces most of them."""
     graph, _ = read(plan.trace.graph, [key for result in plan.trace.results for key in result.keys], merge_layers=False)
     graph = {key: node for key, node in graph.items() if key not in plan.trace.slots}
+    order = toposort(graph)
     key_of = {slot: key for key, slot in plan.schedule.slots.items()}
     found: tuple[float, Group, list[Key], set[Key]] | None = None
     for group in [group for level in plan.levels for group in level.groups]:
@@ -113,7 +114,7 @@ def _before(plan: Plan) -> Panel:
         # what fits the picture before what does not, kernels that we wrote before folds, and then by tasks in all lanes
         score = len(group.lanes) * len(seen) + 1e9 * (len(seen) <= MOST_TASKS) + 1e6 * (group.traced is not None)
         if seen and (found is None or score > found[0]):
-            found = score, group, [key for key in toposort(graph) if key in seen], own
+            found = score, group, [key for key in order if key in seen], own
     if found is None:
         return Panel("before: no tasks", (), (), {})
     _, group, keys, own = found
@@ -155,10 +156,10 @@ def _tasks(plan: Plan, graph: Graph, keys: Sequence[Key], own: Collection[Key], 
 def _name(plan: Plan, key: Key) -> str:
     """What a piece of data is called: blocks by their place, unless an argument has only one."""
     if key not in plan.trace.slots or not isinstance(key, tuple):
-        return key_split(key)
+        return str(key_split(key))
     argument, _ = plan.trace.slots[key]
     several = sum(place == argument for place, _ in plan.trace.slots.values()) > 1
-    return f"{key_split(key)}[{', '.join(map(str, key[1:]))}]" if several else key_split(key)
+    return f"{key_split(key)}[{', '.join(map(str, key[1:]))}]" if several else str(key_split(key))
 
 
 # -- after -------------------------------------------------------------------------------------------------------------
