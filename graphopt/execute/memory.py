@@ -47,7 +47,7 @@ class Meter:
     @property
     def peak(self) -> int:
         """The most bytes that were held at once."""
-        before = [0, *self.held[:-1]]
+        before = [0, *self.held][:-1]
         running = [held + lane * count for held, lane, count in zip(before, self.lane, self.flight, strict=True)]
         return max([*running, *self.held], default=0)
 
