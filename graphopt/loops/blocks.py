@@ -82,10 +82,15 @@ def _add_product(x: Any, n: int, k: int, v: Any, out: Any) -> None:
         for i in range(fours, n):
             s0 = fused(at_end(t, at, m), splat(v[i]), s0)
             at += step
-        sums = np.empty(WIDTH, t)
-        store(sums.ctypes.data, plus(plus(s0, s1), plus(s2, s3)))
-        for j in range(m):
-            out[c + j] += sums[j]
+        s = plus(plus(s0, s1), plus(s2, s3))
+        if m == WIDTH:
+            to = out.ctypes.data + c * size
+            store(to, plus(load(t, to), s))
+        else:
+            sums = np.empty(WIDTH, t)
+            store(sums.ctypes.data, s)
+            for j in range(m):
+                out[c + j] += sums[j]
 
 
 @_compiled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -133,18 +134,30 @@ def loop_text(group: Group, names: Names, kept: Collection[Node]) -> Iterator[st
         yield call_text(group.members[0], names)
         return
     mode, m = _mode(group), group.columns
-    uses = dict.fromkeys(group.members, 0)
-    alone: set[Node] = set()  # what a choice reads has a name: inside a choice it would stop the loop from being vectorised
-    for node in group.members:
-        for arg in node.reads():
-            if arg in uses:
-                uses[arg] += 1
-                if node.text[0].count("{") == 3:
-                    alone.add(arg)
+    lines = _body(group, names, kept, mode)
+    if mode == "nested":
+        yield "for i in range(n):"
+        yield f"    for j in range({m}):"
+        yield from (f"        {line}" for line in lines)
+    else:
+        yield f"for i in range({'n' if m == 1 else f'n * {m}'}):"
+        yield from (f"    {line}" for line in lines)
+
+
+def _body(group: Group, names: Names, kept: Collection[Node], mode: str) -> list[str]:
+    """Return the lines that compute one number of each member of a group."""
+    uses = Counter(arg for node in group.members for arg in node.reads())
+    # Inside a choice, a call or a look into memory would stop the loop from being vectorised.
+    alone = {arg for node in group.members if _chooses(node) for arg in node.reads()}
     known: dict[Node, Text] = {}
     lines = []
-    here = f"i * {m} + j" if mode == "nested" else "i"
+    here = f"i * {group.columns} + j" if mode == "nested" else "i"
     for node in group.members:
+        for arg in node.args if _chooses(node) else ():
+            if isinstance(arg, Node) and arg.rows and arg.root not in known and pattern(arg, node) in ("", "j"):
+                local = names.new(f"{names.of(arg.root)}_i")
+                lines.append(f"{local} = {_operand(arg, node, names, {}, mode)[0]}")
+                known[arg.root] = local, _ATOM
         text = expression(node, names, known, mode)
         if node in kept and not uses[node]:
             lines.append(f"{names.of(node)}[{here}] = {text[0]}")
@@ -157,13 +170,11 @@ def loop_text(group: Group, names: Names, kept: Collection[Node]) -> Iterator[st
         else:
             lines.append(f"{names.of(node)} = {text[0]}")
             known[node] = names.of(node), _ATOM
-    if mode == "nested":
-        yield "for i in range(n):"
-        yield f"    for j in range({m}):"
-        yield from (f"        {line}" for line in lines)
-    else:
-        yield f"for i in range({'n' if m == 1 else f'n * {m}'}):"
-        yield from (f"    {line}" for line in lines)
+    return lines
+
+
+def _chooses(node: Node) -> bool:
+    return node.text[0].count("{") == 3
 
 
 def _mode(group: Group) -> str:

@@ -276,7 +276,9 @@ def _contract(
     if any(along) or a.rows == b.rows or not {a.op, b.op} & {"shared"}:
         raise Refused(f"{name} multiplies two arrays of which neither is shared")
     x, fixed, axis = (a, b, axes[1]) if a.rows else (b, a, axes[0])
-    matrix = low.before(_with_axis_last, [fixed, Const(axis), Const(dtype)], {}, fixed.name)
+    matrix: Operand = fixed
+    if len(fixed.shape) == 2 or fixed.dtype != dtype:
+        matrix = low.before(_with_axis_last, [fixed, Const(axis), Const(dtype)], {}, fixed.name)
     return made("dot", dtype, shape, [_cast(x, dtype, x.shape, call.name), matrix], call.name)
 
 

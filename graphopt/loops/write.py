@@ -19,8 +19,8 @@ from graphopt.loops.nodes import Node, Output
 
 __all__ = ["Written", "write"]
 
-_CACHED = 4_096  # numbers of the widest value in a block
-_MOST_ROWS, _LEAST_ROWS = 256, 16
+_FIRST_CACHE, _SECOND_CACHE = 4_096, 16_384  # numbers of the widest value in a block
+_MOST_ROWS, _ENOUGH_ROWS, _LEAST_ROWS = 256, 64, 16
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,8 @@ class _Writer:
         self.shared = [node for node in self.order if node.op == "shared"]
         self.lanes = [node for node in self.order if node.op == "lane"]
         self.buffers: dict[Node, int] = {}  # what is computed for a block and kept
-        widest = max(node.columns for node in self.order if node.rows)
-        fitting = 2 ** int(np.log2(max(_CACHED // widest, 1)))
-        self.block = max(_LEAST_ROWS, min(_MOST_ROWS, fitting))
+        self.block = block_rows(max(node.columns for node in self.order if node.rows))
+        self.places = {node: i for i, node in reversed(list(enumerate(self.outputs))) if node.rows and node.op != "lane"}
         self.folds = [node for node in self.order if not node.rows and node.op != "shared"]
         self.plans = list(self.phases())
         # A value has one name in all phases, so it is either kept in all or in none.
@@ -150,27 +149,35 @@ class _Writer:
                 where = f"table[lane, {2 + place}] + first * {size}"
                 count = "n" if node.columns == 1 else f"n * {node.columns}"
                 yield f"    {self.names.of(node)} = array_at(np.{type_name(node.dtype)}, {where}, {count})"
-        taken: set[Node] = set()
-        copies = []
-        for place, node in results:
-            out = outs[place]
-            columns = "" if node.columns == 1 else f" * {node.columns}"
-            if node in taken or node.op == "lane" or node in self.buffers:
-                copies.append((out, node, columns))
-                continue
-            taken.add(node)
-            piece = f"{out}[at + first : at + first + n]" if not columns else None
-            yield f"    {self.names.of(node)} = {piece or f'{out}[(at + first){columns} : (at + first + n){columns}]'}"
         for node in needed:
-            if node in self.kept and node not in taken:
-                self.buffers.setdefault(node, node.columns)
+            if node in self.places:  # written where it leaves, each time it is computed
+                piece = (
+                    f"(at + first){times(node)} : (at + first + n){times(node)}"
+                    if times(node)
+                    else "at + first : at + first + n"
+                )
+                yield f"    {self.names.of(node)} = {outs[self.places[node]]}[{piece}]"
+            elif node in self.kept:
+                self.buffers[node] = node.columns
         for group in groups:
             yield from (f"    {line}" for line in loop_text(group, self.names, self.kept))
         for node in folds:
             yield f"    {call_text(node, self.names)}"
-        for out, node, columns in copies:
-            yield f"    for i in range(n{columns}):"
-            yield f"        {out}[(at + first){columns} + i] = {self.names.of(node)}[i]"
+        for place, node in results:
+            if self.places.get(node) != place:  # the same value twice, or a chunk as it is
+                yield f"    for i in range(n{times(node)}):"
+                yield f"        {outs[place]}[(at + first){times(node)} + i] = {self.names.of(node)}[i]"
+
+
+def block_rows(columns: int) -> int:
+    """Return how many rows a block has: what fits the first-level cache, more where that is too few to be worth a call."""
+    first, second = (1 << max(cache // columns, 1).bit_length() - 1 for cache in (_FIRST_CACHE, _SECOND_CACHE))
+    return max(_LEAST_ROWS, min(_MOST_ROWS, first), min(_ENOUGH_ROWS, second))
+
+
+def times(node: Node) -> str:
+    """Return the factor from rows to numbers, empty if it is one."""
+    return "" if node.columns == 1 else f" * {node.columns}"
 
 
 def below(roots: list[Node]) -> Iterator[Node]:

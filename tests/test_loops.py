@@ -1,0 +1,514 @@
+"""Loops against the programs they are compiled from: values, dtypes, shapes, refusals, threads."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from dask.array import chunk
+
+from graphopt import lean
+from graphopt.loops import Arg, Bound, Loop, blocks, compilations, loop_of
+from graphopt.program import CONST, INPUT, LIST, LITERAL, VALUE, Program, Spec
+
+K = 5
+ROW_COUNTS = (0, 1, 255, 256, 257, 700)
+
+
+class Build:
+    """A program written by hand: ``b(func, *specs)`` adds a step."""
+
+    def __init__(self) -> None:
+        self.steps: list[Any] = []
+        self.constants: list[Any] = []
+
+    def __call__(self, func: Callable[..., Any], *args: Any, **options: Any) -> Spec:
+        specs = tuple(self.spec(arg) for arg in args)
+        self.steps.append((func, specs, tuple((name, self.spec(value)) for name, value in options.items())))
+        return (VALUE, len(self.steps) - 1)
+
+    def spec(self, value: Any) -> Spec:
+        if isinstance(value, tuple) and value and value[0] in (INPUT, LITERAL, VALUE, LIST):
+            return value
+        self.constants.append(value)
+        return (CONST, len(self.constants) - 1)
+
+    def program(self, inputs: int, *outputs: Spec) -> Program:
+        return Program(self.steps, inputs, 0, outputs, constants=self.constants)
+
+
+def x(place: int) -> Spec:
+    return (INPUT, place)
+
+
+def looped(program: Program, samples: Sequence[Any], lanes: Sequence[bool]) -> Loop:
+    """Compile a program whose inputs are like these."""
+    loop = loop_of(program, {}, [Arg.of(value, lane=lane) for value, lane in zip(samples, lanes, strict=True)])
+    assert isinstance(loop, Loop), loop
+    return loop
+
+
+def reason(program: Program, samples: Sequence[Any], lanes: Sequence[bool]) -> str:
+    """Return why a program is refused."""
+    found = loop_of(program, {}, [Arg.of(value, lane=lane) for value, lane in zip(samples, lanes, strict=True)])
+    assert isinstance(found, str), found.source
+    return found
+
+
+def close(found: Any, wanted: Any) -> bool:
+    """Compare to rounding: exactly for what is no fraction, and where there is NaN or infinity."""
+    if found.dtype != wanted.dtype or found.shape != wanted.shape or type(found) is not type(wanted):
+        return False
+    if found.dtype.kind != "f":
+        return bool((found == wanted).all())
+    scale = 1 + np.abs(wanted[np.isfinite(wanted)]).max(initial=0)
+    tolerance = 1e-10 if found.dtype == np.float64 else 2e-3
+    return bool(np.allclose(found, wanted, rtol=tolerance, atol=tolerance * scale, equal_nan=True))
+
+
+def check(program: Program, arguments: Sequence[Sequence[Any]], lanes: Sequence[bool]) -> Loop:
+    """Compare a loop over several lanes with the program run on each."""
+    loop = looped(program, arguments[0], lanes)
+    own = [[value for value, lane in zip(values, lanes, strict=True) if lane] for values in arguments]
+    shared = [value for value, lane in zip(arguments[0], lanes, strict=True) if not lane]
+    found = loop(own, shared)
+    assert len(found) == len(arguments)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice")
+        for values, outputs in zip(arguments, found, strict=True):
+            wanted = program(*values)
+            wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+            for place, (a, b) in enumerate(zip(outputs, wanted, strict=True)):
+                assert close(a, b), f"output {place} of {len(wanted)}: {a!r} is not {b!r}\n{loop.source}"
+    return loop
+
+
+def data(shape: tuple[int, ...], dtype: Any, seed: int, odd: bool = False) -> np.ndarray:
+    """Return numbers around zero; ``odd`` ones include NaN and infinities."""
+    rng = np.random.default_rng(seed)
+    out = rng.normal(size=shape).astype(dtype)
+    if odd and out.size:
+        flat = out.reshape(-1)
+        flat[rng.integers(0, flat.size, 3)] = np.nan, np.inf, -np.inf
+    return out
+
+
+# -- random programs ---------------------------------------------------------------------------------------------------
+
+UNARY = (
+    operator.neg,
+    np.exp,
+    np.tanh,
+    np.square,
+    np.abs,
+    np.sign,
+    np.floor,
+    np.expm1,
+    np.reciprocal,
+    np.logical_not,
+    np.isfinite,
+)
+BINARY = (operator.add, operator.sub, operator.mul, operator.truediv, np.maximum, np.minimum, np.logaddexp)
+COMPARISONS = (operator.lt, operator.le, operator.eq, np.greater, np.not_equal)
+
+
+class Random:
+    """Writes a random program on ``X (n, K)``, ``y (n,)``, ``w (n, 1)``, ``beta (K,)`` and a number."""
+
+    def __init__(self, seed: int, single: bool) -> None:
+        self.random, self.b = random.Random(seed), Build()
+        self.flat, self.columns, self.truth = [x(1)], [x(0)], []
+        self.folds: list[Spec] = []
+        self.single = single
+
+    def write(self, steps: int) -> Program:
+        for _ in range(steps):
+            self.random.choice(
+                (self.unary, self.binary, self.binary, self.choose, self.dot, self.mixed, self.shape, self.fold)
+            )()
+        self.fold()
+        outputs = {self.flat[-1], self.columns[-1], *self.folds[-4:], *self.truth[-1:]} - {x(0), x(1)}
+        return self.b.program(5, *sorted(outputs))
+
+    def pool(self) -> list[Spec]:
+        return self.random.choice((self.flat, self.columns))
+
+    def unary(self) -> None:
+        pool, func = self.pool(), self.random.choice(UNARY)
+        value = self.b(func, self.random.choice(pool))
+        if func in (np.logical_not, np.isfinite):
+            value = self.b(np.where, value, self.random.choice(pool), 0.5)
+        pool.append(value)
+
+    def binary(self) -> None:
+        pool, func = self.pool(), self.random.choice(BINARY)
+        other: Any = self.random.choice((self.random.choice(pool), self.random.choice((2, 0.5, -1.5, np.inf)), x(4)))
+        one = self.random.choice(pool)
+        pair = (one, other) if self.random.random() < 0.5 else (other, one)
+        pool.append(self.b(func, *pair) if self.random.random() < 0.8 else self.b(operator.pow, one, 2))
+
+    def choose(self) -> None:
+        pool = self.pool()
+        a, b = self.random.choice(pool), self.random.choice(pool)
+        truth = self.b(self.random.choice(COMPARISONS), a, b)
+        if pool is self.flat:
+            self.truth.append(truth)
+        pool.append(self.b(np.where, truth, b, self.b(operator.mul, a, 0.25)))
+
+    def dot(self) -> None:
+        a = self.random.choice(self.columns)
+        self.flat.append(self.b(operator.matmul, a, x(3)))
+        t = self.b(np.transpose, a)
+        if self.random.random() < 0.5:
+            self.folds.append(self.b(np.dot, t, self.random.choice(self.flat)))
+        else:
+            self.folds.append(self.b(operator.matmul, t, self.random.choice(self.columns)))
+
+    def mixed(self) -> None:
+        wide = self.random.choice(self.columns)
+        column = self.b(operator.getitem, self.random.choice(self.flat), (slice(None), None))
+        other = self.random.choice((x(2), x(3), column, self.b(np.multiply, x(3), x(4))))
+        self.columns.append(self.b(self.random.choice(BINARY[:4]), wide, other))
+
+    def shape(self) -> None:
+        wide = self.random.choice(self.columns)
+        part = self.b(operator.getitem, wide, (slice(None), slice(1, 4)))
+        self.flat.append(self.b(self.random.choice((np.sum, np.max, np.min, np.mean)), part, axis=1))
+        if self.random.random() < 0.5:
+            mean = self.b(np.mean, self.random.choice(self.columns), axis=0)
+            self.columns.append(self.b(operator.sub, wide, mean))
+
+    def fold(self) -> None:
+        pool, keep = self.pool(), self.random.random() < 0.5
+        axis = 0 if pool is self.flat else self.random.choice((0, None, (0, 1)))
+        func = self.random.choice((np.sum, lean.sum_, np.sum, np.max, np.min))
+        value = self.b(func, self.random.choice(pool), axis=axis, keepdims=keep)
+        self.folds.append(self.b(operator.mul, value, 0.5) if self.random.random() < 0.3 else value)
+
+
+def run_random(seed: int, dtype: Any) -> None:
+    program = Random(seed, dtype == np.float32).write(12)
+    lanes = (True, True, True, False, False)
+    has_most = any(func in (np.max, np.min) for func, _, _ in program.steps)
+    arguments = []
+    beta = data((K,), dtype, seed)
+    for place, rows in enumerate(ROW_COUNTS[has_most:]):
+        shapes: list[tuple[int, ...]] = [(rows, K), (rows,), (rows, 1)]
+        odd = place == 4
+        arguments.append([*(data(shape, dtype, seed + place + i, odd) for i, shape in enumerate(shapes)), beta, 1.25])
+    check(program, arguments, lanes)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_programs(seed: int) -> None:
+    run_random(seed, np.float32 if seed % 3 == 2 else np.float64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 160))
+def test_many_random_programs(seed: int) -> None:
+    run_random(seed, np.float32 if seed % 3 == 2 else np.float64)
+
+
+# -- what is typed -----------------------------------------------------------------------------------------------------
+
+
+def logistic(b: Build) -> tuple[Spec, Spec]:
+    """Write down loss and gradient of X, y and beta as dask has them."""
+    one = functools.partial(lean.reduce_blocks, lean.sum_, axes=[1], dtype=np.dtype("f8"), axis=(1,), keepdims=False)
+    t = b(lean.tensordot, x(0), x(2), axes=((1,), (-1,)), is_sparse=False)
+    kept = b(functools.partial(lean.sum_, dtype=np.dtype("f8")), t, axis=(1,), keepdims=True)
+    eta = b(one, (LIST, kept))
+    e = b(np.exp, b(operator.neg, eta))
+    p = b(operator.truediv, 1, b(operator.add, 1, e))
+    loss = b(operator.add, b(np.log1p, e), b(operator.mul, b(operator.sub, 1, x(1)), eta))
+    grad = b(
+        *(lean.contract, b(np.transpose, x(0), axes=(1, 0)), b(operator.sub, p, x(1))),
+        axes=((1,), (-1,)),
+        is_sparse=False,
+        dtype=np.dtype("f8"),
+        keepdims=True,
+        joined=False,
+    )
+    return b(lean.sum_, loss, axis=(0,), keepdims=True), grad
+
+
+def logistic_arguments(rows: Sequence[int], k: int = 15) -> list[list[Any]]:
+    beta = data((k,), "f8", 1)
+    return [[data((n, k), "f8", n), (data((n,), "f8", n) > 0).astype(float), beta] for n in rows]
+
+
+def test_logistic_lane() -> None:
+    b = Build()
+    loop = check(b.program(3, *logistic(b)), logistic_arguments(ROW_COUNTS), (True, True, False))
+    assert [(out.kind, out.trailing) for out in loop.outputs] == [("fold", (1,)), ("fold", (15, 1))]
+    assert loop.source.count("for i in range") == 1, "the steps between the two products share a loop"
+    assert "exp(" in loop.source
+    assert "sub" not in loop.source.split("for i in range")[0], "names come from labels, and there are none"
+
+
+def test_sums_are_sums_of_blocks() -> None:
+    """A running sum of a million small numbers would be off by far more."""
+    b = Build()
+    loop = looped(b.program(1, b(np.sum, x(0))), [np.ones(3)], [True])
+    values = np.full(1_000_000, 0.1)
+    ((found,),) = loop([[values]], [])
+    assert abs(found - 100_000.0) < 1e-7
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f4"])
+def test_blocks_of_every_width(dtype: str) -> None:
+    """Rows that fill registers and rows that do not; what comes right after them in memory must not get into the sums."""
+    atol = 1e-4 if dtype == "f4" else 1e-13
+    for k in (*range(1, 18), 40):
+        for n in (0, 1, 3, 4, 5, 7, 8, 9, 31, 33):
+            full = data((n + 1, k), dtype, n)
+            full[n] = np.nan
+            rows, block, v, b = full[:n], full.ravel(), data((n,), dtype, 3), data((k,), dtype, 5)
+            out, folded, square = np.empty(n, dtype), np.ones(k, dtype), np.zeros(k * 2, dtype)
+            blocks.dots(block, n, k, b, 1, out)
+            assert np.allclose(out, rows @ b, rtol=1e-3, atol=atol)
+            blocks.row_sums(block, n, k, out)
+            assert np.allclose(out, rows.sum(axis=1), rtol=1e-3, atol=atol)
+            blocks.add_products(block, n, k, v, 1, folded)
+            assert np.allclose(folded, 1 + rows.T @ v, rtol=1e-3, atol=atol)
+            blocks.add_products(block, n, k, np.stack([v, -v], axis=1).ravel(), 2, square)
+            assert np.allclose(square[::2], -square[1::2])
+            assert np.allclose(square[::2], folded - 1, rtol=1e-3, atol=atol)
+            assert np.isclose(blocks.add_up(block, n * k), rows.sum(), rtol=1e-3, atol=atol)
+            if n:
+                assert blocks.greatest(block, n * k, 1, rows.dtype.type(-np.inf)) == rows.max()
+                assert blocks.greatest(block, n * k, -1, rows.dtype.type(np.inf)) == rows.min()
+
+
+def test_several_products_with_a_matrix() -> None:
+    b = Build()
+    z = b(operator.matmul, x(0), x(1))
+    e = b(np.exp, z)
+    s = b(np.sum, e, axis=1, keepdims=True)
+    p = b(operator.truediv, e, s)
+    turned = b(np.dot, b(np.transpose, x(1)), b(np.transpose, x(0)))  # (m, n)
+    program = b.program(2, b(np.sum, b(np.log, s)), b(np.dot, b(np.transpose, x(0)), p), p, b(np.transpose, turned))
+    B = data((K, 3), "f8", 3)
+    check(program, [[data((n, K), "f8", n), B] for n in (1, 300)], (True, False))
+
+
+def test_integers_and_truth_values() -> None:
+    b = Build()
+    some = b(operator.gt, x(0), 2)
+    both = b(operator.and_, some, b(np.not_equal, x(1), 0))
+    less = b(operator.sub, x(0), x(1))
+    program = b.program(
+        2,
+        *(both, b(operator.invert, both), less, b(operator.mul, less, x(0)), b(operator.truediv, less, x(1))),
+        *(b(np.sum, both), b(np.sum, x(0)), b(np.max, less), b(np.max, both), b(np.min, x(1)), b(chunk.astype, x(0), "f4")),
+        *(
+            b(operator.add, some, both),
+            b(operator.add, x(0), some),
+            b(np.abs, x(0)),
+            b(np.square, x(1)),
+            b(np.maximum, x(0), 3),
+        ),
+    )
+    rng = np.random.default_rng(0)
+    ints = [[rng.integers(-128, 127, n).astype("i1"), rng.integers(0, 255, n).astype("u1")] for n in (1, 300)]
+    with np.errstate(all="ignore"):
+        check(program, ints, (True, True))
+    with np.errstate(all="ignore"):
+        check(program, [[a.astype("i4"), c.astype("i8")] for a, c in ints], (True, True))
+
+
+def test_promotion_is_numpys() -> None:
+    """Single with double precision, with integers, with Python's and NumPy's numbers."""
+    b = Build()
+    program = b.program(
+        5,
+        *(b(operator.mul, x(0), x(2)), b(operator.mul, x(0), x(3)), b(operator.add, x(0), x(1)), b(np.exp, x(0))),
+        *(b(operator.add, x(0), x(4)), b(operator.sub, x(0), 0.1), b(np.where, b(operator.lt, x(0), x(2)), x(0), x(3))),
+        *(b(np.sum, x(0), dtype="f8"), b(np.mean, x(0)), b(np.power, x(0), 3), b(operator.pow, x(0), 0.5)),
+        *(b(operator.pow, b(np.abs, x(0)), x(2)), b(np.clip, x(0), -0.5, None), b(np.reciprocal, x(0))),
+    )
+    arguments = [[data((n,), "f4", 1), data((n,), "f8", 2), 0.1, np.float64(0.1), np.int32(7)] for n in (1, 70)]
+    loop = check(program, arguments, (True, True, False, False, False))
+    assert {str(out.dtype) for out in loop.outputs} == {"float32", "float64"}
+
+
+def test_steps_on_shared_arguments_run_once_before_the_loop() -> None:
+    b = Build()
+    scaled = b(operator.mul, x(1), x(2))
+    turned = b(operator.getitem, scaled, slice(None, None, -1))
+    program = b.program(3, b(np.sum, b(operator.mul, x(0), turned), axis=0), b(operator.add, x(0), b(np.sum, scaled)))
+    check(program, [[data((n, K), "f8", n), data((K,), "f8", 1), 3.0] for n in (4, 300)], (True, False, False))
+
+
+def test_nested_programs_and_literals() -> None:
+    inner = Build()
+    square = inner.program(1, inner(operator.mul, x(0), x(0)), inner(operator.neg, x(0)))
+    steps = [
+        (square, ((INPUT, 0),), ()),
+        (operator.add, (("item", (VALUE, 0), 0), (LITERAL, 0)), ()),
+        (operator.sub, ((VALUE, 1), (LITERAL, 1)), ()),
+    ]
+    program = Program(steps, 1, 2, [(VALUE, 2), ("item", (VALUE, 0), 1)])
+    chunks = data((9,), "f8", 1)
+    loop = loop_of(program, {0: 2.0}, [Arg.of(chunks, lane=True), Arg.of(0.5, lane=False)])
+    assert isinstance(loop, Loop)
+    ((a, negative),) = loop([[chunks]], [4.0])
+    assert np.array_equal(a, chunks * chunks + 2.0 - 4.0)
+    assert np.array_equal(negative, -chunks)
+
+
+# -- what is not -------------------------------------------------------------------------------------------------------
+
+
+def mine(a: Any) -> Any:
+    raise AssertionError("a function that is not known must not be called")
+
+
+@pytest.mark.parametrize(
+    ("func", "options", "says"),
+    [
+        (mine, {}, "mine"),
+        (np.cumsum, {"axis": 0}, "np.cumsum"),
+        (np.sort, {"axis": 0}, "np.sort"),
+        (np.sum, {"axis": 0, "initial": 3.0}, "np.sum"),
+        (np.exp, {"where": True}, "np.exp with where"),
+        (np.floor_divide, None, "floor_divide"),
+        (operator.mod, None, "mod"),
+        (np.arctan2, None, "arctan2"),
+        (np.outer, None, "np.outer"),
+        (operator.getitem, slice(1, None), "rows"),
+        (operator.getitem, (slice(None), slice(None, None, 2)), "side by side"),
+        (operator.getitem, (slice(None), slice(None, None, -1)), "side by side"),
+        (operator.getitem, (None,), "first axis"),
+        (np.transpose, {}, "first axis"),
+        (np.reshape, (-1,), "rows"),
+        (chunk.astype, "i8", "fraction"),
+        (chunk.astype, "c16", "complex128"),
+    ],
+)
+def test_refusals_say_what_is_in_the_way(func: Any, options: Any, says: str) -> None:
+    b = Build()
+    if isinstance(options, dict):
+        step = b(func, x(0), **options)
+    else:
+        step = b(func, x(0), x(0) if options is None else options)
+    found = reason(b.program(1, step), [data((6, 4), "f8", 1)], [True])
+    assert says in found
+    assert not found.endswith(".")
+
+
+def test_other_refusals() -> None:
+    b = Build()
+    both = b.program(2, b(operator.add, x(0), x(1)))
+    wide = np.ones((3, 2))
+    assert "complex" in reason(both, [wide.astype(complex), wide], [True, True])
+    assert "object" in reason(both, [wide.astype(object), wide], [True, True])
+    assert ">f8" in reason(both, [wide.astype(">f8"), wide], [True, True])
+    assert "number of its own" in reason(both, [wide, 2.0], [True, True])
+    assert "chunk" in reason(both, [wide, 2.0], [False, False])
+    assert "each other" in reason(both, [np.ones((3, 1)), np.ones(3)], [True, True])
+    b = Build()
+    assert "joined" in reason(
+        b.program(2, b(lean.reduce_blocks, lean.sum_, (LIST, x(0), x(1)), [0])), [wide, wide], [True, True]
+    )
+
+
+# -- running -----------------------------------------------------------------------------------------------------------
+
+
+def bound_logistic() -> tuple[Bound, np.ndarray, list[list[Any]], Program]:
+    b = Build()
+    program = b.program(3, *logistic(b), x(1))
+    arguments = logistic_arguments([10 * i for i in range(60)], 4)
+    loop = looped(program, arguments[1], (True, True, False))
+    return loop.bind([values[:2] for values in arguments]), arguments[0][2], arguments, program
+
+
+def test_equal_lanes_are_compiled_once() -> None:
+    bound_logistic()
+    before = compilations()
+    bound_logistic()
+    assert compilations() == before
+    b = Build()
+    looped(b.program(1, b(operator.mul, x(0), 7.25)), [np.ones(3)], [True])
+    assert compilations() == before + 1
+
+
+def test_two_threads_share_a_bound() -> None:
+    bound, beta, arguments, program = bound_logistic()
+    wanted = [program(*values[:2], beta) for values in arguments]
+
+    def part(job: int) -> bool:
+        start, stop = (0, 30) if job % 2 else (30, 60)
+        found = bound([beta * (1 + job % 3)], start, stop)
+        if job % 3:
+            return len(found) == stop - start
+        return all(
+            close(a, b)
+            for ours, theirs in zip(found, wanted[start:stop], strict=True)
+            for a, b in zip(ours, theirs, strict=True)
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(part, range(60)))
+
+
+def test_stacked_outputs() -> None:
+    bound, beta, arguments, _ = bound_logistic()
+    assert len(bound) == 60
+    losses, gradients, labels = bound.stacked([beta], 3, 7)
+    assert losses.shape == (4, 1)
+    assert gradients.shape == (4, 4, 1)
+    assert np.array_equal(labels, np.concatenate([values[1] for values in arguments[3:7]]))
+    assert bound([beta], 5, 5) == []
+    with pytest.raises(IndexError, match="60 lanes"):
+        bound([beta], 3, 61)
+
+
+def test_chunks_that_do_not_fit_are_refused_when_bound() -> None:
+    bound, beta, arguments, _ = bound_logistic()
+    X, y, _ = arguments[2]
+    wrong = [[np.asfortranarray(X), y], [X, y[:-1]], [X.astype("f4"), y], [X[:, :3], y], [X, y[:, None]], [X], [X.tolist(), y]]
+    wrong.append([X, np.repeat(y, 2)[::2]])
+    for lane in wrong:
+        with pytest.raises(ValueError, match="chunk"):
+            bound.loop.bind([[X, y], lane])
+    for shared in ([], [beta[:3]], [beta.astype("f4")], [1.0]):
+        with pytest.raises(ValueError, match="shared argument"):
+            bound(shared)
+
+
+def test_a_maximum_needs_rows() -> None:
+    b = Build()
+    loop = looped(b.program(1, b(np.max, x(0))), [np.ones(3)], [True])
+    with pytest.raises(ValueError, match="greatest"):
+        loop.bind([[np.ones(3)], [np.ones(0)]])
+    assert loop.bind([])([]) == []
+
+
+def test_a_bound_holds_its_chunks_and_results_are_fresh() -> None:
+    b = Build()
+    loop = looped(b.program(1, b(operator.add, x(0), 0.5), x(0)), [np.ones(3)], [True])
+    bound = loop.bind([[np.arange(1000.0)] for _ in range(50)])
+    first, second = bound([]), bound([])
+    for lane in first:
+        lane[0][:] = lane[1][:] = -1
+    assert all(np.array_equal(lane[0], np.arange(1000.0) + 0.5) for lane in second)
+    assert all(np.array_equal(lane[1], np.arange(1000.0)) for lane in bound([]))
+
+
+def test_read_only_and_strided_arguments() -> None:
+    b = Build()
+    loop = looped(b.program(2, b(operator.mul, x(0), x(1))), [np.ones((3, 2)), np.ones(2)], [True, False])
+    chunk_, beta = np.arange(8.0).reshape(4, 2), np.arange(6.0)[::3]
+    chunk_.flags.writeable = beta.flags.writeable = False
+    ((found,),) = loop([[chunk_]], [beta])
+    assert np.array_equal(found, chunk_ * beta)
