@@ -1,4 +1,4 @@
-"""What the README shows is true: its examples run, and its files are there."""
+"""What the README and the pages show is true: their examples run, and the files they name are there."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ import doctest
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = {"README.md": 5, "docs/compile.md": 25}  # at least so many
 
 
-def test_the_examples_of_the_readme_run() -> None:
-    text = re.sub(r"^```.*$", "", TEXT, flags=re.MULTILINE)
-    example = doctest.DocTestParser().get_doctest(text, {}, "README.md", "README.md", 0)
-    assert len(example.examples) >= 5
-    result = doctest.DocTestRunner().run(example)
+@pytest.mark.parametrize("page", EXAMPLES)
+def test_the_examples_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # examples may write files
+    text = re.sub(r"^```.*$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    example = doctest.DocTestParser().get_doctest(text, {}, page, page, 0)
+    assert len(example.examples) >= EXAMPLES[page]
+    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example)
     assert result.failed == 0
 
 
-def test_the_links_of_the_readme_lead_somewhere() -> None:
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
-    assert links
-    missing = [link for link in links if not (ROOT / link).exists()]
+@pytest.mark.parametrize("page", ["README.md", *[f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]])
+def test_the_links_of_a_page_lead_somewhere(page: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text(encoding="utf-8")) if "://" not in link]
+    assert links or page != "README.md"
+    missing = [link for link in links if not ((ROOT / page).parent / link.partition("#")[0]).exists()]
     assert not missing
