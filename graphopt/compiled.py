@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import operator
 import sys
 import threading
 import uuid
@@ -77,13 +78,13 @@ class _Ready:
         self.bound: tuple[tuple[Any, ...], list[Any], Bounds] | None = None
         self.ran = False
         self.loops = None if exact else _loops_of(plan)
-        self.compiling = threading.Lock()
+        self.compiling = threading.RLock()
 
     def bind(self, arguments: list[Argument]) -> tuple[list[Any], Bounds, bool]:
         """Return the values of all slots, what loops are bound to, and whether other arrays were bound than before."""
         given = tuple([argument.blocks for argument in arguments if argument.kind == "chunked"])
         bound = self.bound
-        if bound is not None and len(bound[0]) == len(given) and all([a is b for a, b in zip(bound[0], given, strict=True)]):
+        if bound is not None and len(bound[0]) == len(given) and all(map(_same_blocks, bound[0], given)):
             values, bounds, again = list(bound[1]), bound[2], False
         else:
             values, bounds, again = list(self.plan.schedule.template), {}, self.ran
@@ -110,6 +111,10 @@ class _Ready:
     def _let_go(self, _: Any) -> None:
         """Forget the blocks: an array that they belong to is gone."""
         self.bound = None
+
+
+def _same_blocks(some: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
+    return some is others or (len(some) == len(others) and all(map(operator.is_, some, others)))
 
 
 def _loops_of(plan: Plan) -> Loops:
@@ -144,6 +149,7 @@ class Compiled:
             )
         self._ready: OrderedDict[Hashable, _Ready] = OrderedDict()
         self._blocks: dict[str, tuple[Any, str, Argument]] = {}
+        self._running: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()  # functions that run on chunks
         self._guard = threading.RLock()
         self.stats = Stats()
 
@@ -210,15 +216,17 @@ class Compiled:
 
     def _find(self, arguments: list[Argument], structure: Structure) -> _Ready:
         policy = self._policy.resolve()
-        signature = (structure, policy, tuple([argument.signature for argument in arguments]), captured(self._fn))
+        given = (structure, policy, tuple([argument.signature for argument in arguments]))
+        signature = (given, captured(self._fn, running=self._running))
         with self._guard:
             self._remember(arguments)
             ready = self._ready.get(signature)
             if ready is None:
                 traced = functools.partial(trace, self._fn, arguments, structure, self._parameters)
-                ready = self._ready[signature] = _Ready(
-                    make_plan(traced, policy, exact=self._exact), exact=self._exact, memory=self._memory
-                )
+                plan = make_plan(traced, policy, exact=self._exact)
+                self._running.update(plan.functions)
+                signature = (given, captured(self._fn, running=self._running))
+                ready = self._ready[signature] = _Ready(plan, exact=self._exact, memory=self._memory)
                 blas.refresh()
                 self.stats = replace(self.stats, traces=self.stats.traces + 1)
                 while len(self._ready) > _PLANS:

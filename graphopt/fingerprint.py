@@ -13,7 +13,7 @@ import hashlib
 import sys
 import sysconfig
 import weakref
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -54,10 +54,11 @@ class _Same:
         return self.hash
 
 
-def fingerprint(value: Any, *, whole: bool = False, depth: int = _DEPTH) -> Hashable:
+def fingerprint(value: Any, *, whole: bool = False, running: Collection[Any] = (), depth: int = _DEPTH) -> Hashable:
     """Return a hashable that is equal for values that a function cannot tell apart.
 
-    ``whole`` says to compare large arrays by their values too.
+    ``whole`` says to compare large arrays by their values too. What ``running`` functions capture does not count: they run
+    each time, with what it is then.
 
     >>> fingerprint((1, 2)) == fingerprint((1, 2)), fingerprint(1) == fingerprint(1.0), fingerprint(0.0) == fingerprint(-0.0)
     (True, False, False)
@@ -79,7 +80,7 @@ def fingerprint(value: Any, *, whole: bool = False, depth: int = _DEPTH) -> Hash
         return (kind, getattr(value, "name", None) or getattr(value, "key", None), _Same(dask))
     if depth == 0 or isinstance(value, (type, ModuleType)):
         return _Same(value)
-    look = functools.partial(fingerprint, whole=whole, depth=depth - 1)
+    look = functools.partial(fingerprint, whole=whole, running=running, depth=depth - 1)
     if isinstance(value, (tuple, list)):
         return (kind, *map(look, value))
     if isinstance(value, (set, frozenset)):
@@ -91,47 +92,48 @@ def fingerprint(value: Any, *, whole: bool = False, depth: int = _DEPTH) -> Hash
     if kind is MethodType:
         return (kind, look(value.__self__), look(value.__func__))
     if kind is FunctionType:
-        return _Same(value) if _is_library(value.__code__) else (_Same(value), captured(value, depth=depth - 1))
+        if _is_library(value.__code__) or value in running:
+            return _Same(value)
+        return (_Same(value), captured(value, running=running, depth=depth - 1))
+    if isinstance(wrapped := getattr(value, "__wrapped__", None), FunctionType):  # such as another compiled function
+        return (_Same(value), captured(wrapped, running=running, depth=depth - 1))
     if dataclasses.is_dataclass(value):
         return (kind, *[look(getattr(value, field.name, None)) for field in dataclasses.fields(value)])
     if kind.__hash__ in (object.__hash__, None):  # compared by identity, or not at all: what is in it may change
         return (_Same(value), look(getattr(value, "__dict__", None)))
+    try:
+        hash(value)
+    except TypeError:
+        return _Same(value)
     return (kind, value)
 
 
-def captured(fn: Any, *, depth: int = _DEPTH) -> Hashable:
+def captured(fn: Any, *, running: Collection[Any] = (), depth: int = _DEPTH) -> Hashable:
     """Return the fingerprint of what a function sees beside its arguments.
 
     Modules and functions of libraries do not count; functions that the user wrote do, with what they see.
     """
-    if isinstance(fn, functools.partial):
-        return (captured(fn.func, depth=depth), fingerprint(fn.args, depth=depth), fingerprint(fn.keywords, depth=depth))
-    if isinstance(fn, MethodType):
-        return (captured(fn.__func__, depth=depth), fingerprint(fn.__self__, depth=depth))
+    look = functools.partial(fingerprint, running=running, depth=depth)
     code = getattr(fn, "__code__", None)
-    if code is None:
-        return fingerprint(getattr(fn, "__dict__", None), depth=depth) if not isinstance(fn, type) else None
-    found: list[Hashable] = [fingerprint((fn.__defaults__, fn.__kwdefaults__), depth=depth)]
+    if isinstance(fn, (functools.partial, MethodType, type)):
+        return look(fn)
+    if code is None:  # an object that can be called
+        call = vars(type(fn)).get("__call__")
+        return (look(fn), captured(call, running=running, depth=depth - 1) if isinstance(call, FunctionType) else None)
+    found: list[Hashable] = [look((fn.__defaults__, fn.__kwdefaults__))]
+    names, space = _names(code), fn.__globals__
+    values = [space[name] for name in names if name in space]
     for cell in fn.__closure__ or ():
         try:
-            found.append(_seen(cell.cell_contents, (), depth))
+            values.append(cell.cell_contents)
         except ValueError:  # not filled yet
             found.append(None)
-    names, space = _names(code), fn.__globals__
-    for name in names:
-        if name in space:
-            found.append(_seen(space[name], names, depth))
+    for value in values:
+        if not isinstance(value, ModuleType):
+            found.append(look(value))
+        elif not _is_library_module(value):
+            found.append(tuple([look(vars(value)[name]) for name in names if name in vars(value)]))
     return tuple(found)
-
-
-def _seen(value: Any, names: tuple[str, ...], depth: int) -> Hashable:
-    """Return the fingerprint of a thing that a function names; of a module of the user's, of what is named in it."""
-    if isinstance(value, ModuleType):
-        if _is_library_module(value):
-            return None
-        space = vars(value)
-        return tuple([fingerprint(space[name], depth=max(depth - 1, 0)) for name in names if name in space])
-    return fingerprint(value, depth=depth)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -71,6 +71,8 @@ class Plan:
         How many tasks the graph has as it was built.
     observed : Observed
         What is known once the plan has run: memory, compiled loops.
+    functions : tuple
+        The functions of the user's that run on chunks: each time, with whatever they capture then.
     """
 
     schedule: Schedule
@@ -80,6 +82,7 @@ class Plan:
     refusals: tuple[Refusal, ...]
     tasks: int
     observed: Observed = field(default_factory=Observed, compare=False, repr=False)
+    functions: tuple[Callable[..., Any], ...] = field(default=(), compare=False, repr=False)
 
     #: What draws a plan. The package puts it here: drawing stands above what is drawn.
     drawn_by: ClassVar[Callable[[Plan, str | PathLike[str]], None]]
@@ -185,7 +188,7 @@ def make_plan(trace: Callable[[], Trace], policy: Policy, *, exact: bool) -> Pla
     found, again = trace(), trace()
     graph, keys = _graph_of(found)
     whole, _ = read(found.graph, keys, merge_layers=False)
-    refuse_captured(whole, found.slots)
+    functions = refuse_captured(whole, found.slots)
     if not same(_outline(found, graph, keys), _outline(again, *_graph_of(again))):
         raise TraceError(
             "The function does something else each time it runs: it draws random numbers, reads the time, or counts its calls. "
@@ -197,7 +200,7 @@ def make_plan(trace: Callable[[], Trace], policy: Policy, *, exact: bool) -> Pla
     blocks = tuple([(slot, *found.slots[key]) for key, slot in schedule.slots.items() if key in found.slots])
     tasks = sum(not is_constant(node) and key not in found.slots for key, node in whole.items())
     results = tuple([tuple([schedule.slots[key] for key in result.keys]) for result in found.results])
-    return Plan(schedule, found, blocks, results, tuple(refusals), tasks)
+    return Plan(schedule, found, blocks, results, tuple(refusals), tasks, functions=functions)
 
 
 def _graph_of(trace: Trace) -> tuple[Graph, list[Key]]:

@@ -20,6 +20,7 @@ from graphopt.graph import dependencies, toposort
 from graphopt.kernel import Kernel, Traced, trace_regions
 from graphopt.passes.folds import Fold, folds
 from graphopt.pipeline import Policy, run_passes
+from graphopt.program import container
 from graphopt.region import Region, barrier, is_pick
 from graphopt.spec import DataNode, GraphNode, Task, TaskRef
 from graphopt.standins import Scalar, with_scalars
@@ -253,6 +254,8 @@ def _as_region(key: Key, graph: Graph) -> Region | None:
         return node
     if type(node) is Task and not is_pick(node, graph):
         return Region(key, [node], [key])
+    if isinstance(node, Task) and container(node) is not None and _has_scalars(node):
+        return Region(key, [Task(key, _itself, node)], [key])
     return None
 
 
@@ -277,6 +280,16 @@ class Stack:
         """Return all blocks, in the order of their lanes."""
         pieces = [blocks for _, blocks in sorted(self._pieces, key=itemgetter(0))]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def _has_scalars(value: Any) -> bool:
+    if isinstance(value, Task):
+        return any(map(_has_scalars, (*value.args, *value.kwargs.values())))
+    return with_scalars(value) is not None
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 class _Reduce:

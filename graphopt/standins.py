@@ -129,11 +129,12 @@ def with_references(node: Any) -> Any:
     )
 
 
-def refuse_captured(graph: Graph, given: Mapping[Key, Any]) -> None:
-    """Raise if a function that will run on chunks has a stand-in in its closure, its defaults or a partial.
+def refuse_captured(graph: Graph, given: Mapping[Key, Any]) -> tuple[FunctionType, ...]:
+    """Return the functions that will run on chunks; raise if one has a stand-in in its closure, its defaults or a partial.
 
     There it would meet the stand-in itself: nobody can put the value in its place.
     """
+    functions: list[FunctionType] = []
     names = {key[0] for key in given if isinstance(key, tuple)}
     seen: set[int] = set()
 
@@ -148,6 +149,8 @@ def refuse_captured(graph: Graph, given: Mapping[Key, Any]) -> None:
             for item in (*value.args, *value.kwargs.values()):
                 look(item, inside)
         elif isinstance(value, (functools.partial, MethodType, FunctionType)):
+            if isinstance(value, FunctionType):
+                functions.append(value)
             for item in _captured(value):
                 look(item, inside or value)
         elif isinstance(value, (tuple, list)):
@@ -170,6 +173,7 @@ def refuse_captured(graph: Graph, given: Mapping[Key, Any]) -> None:
 
     for node in graph.values():
         look(node, None)
+    return tuple(functions)
 
 
 def _captured(func: Any) -> list[Any]:

@@ -47,4 +47,6 @@ def one_thread() -> Iterator[None]:
 def _set(counts: list[int]) -> None:
     for library, count in zip(_libraries, counts, strict=True):
         if library.get_num_threads() != count:
-            library.set_num_threads(count)
+            # In newer releases `set_num_threads` does nothing on threads other than the first that called it; here the last to
+            # leave may be another than the first to come.
+            getattr(library, "_real_set_num_threads", library.set_num_threads)(count)
