@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from dask.array.core import _concatenate2, concatenate_shaped
+from dask.array.core import _concatenate2, concatenate_axes, concatenate_shaped
 from dask.array.reductions import chunk_max, chunk_min
 from dask.array.routines import _matmul, _tensordot
 
-__all__ = ["concatenate", "contract", "fold", "grid", "matmul", "max_", "min_", "reduce_blocks", "sum_", "tensordot"]
+__all__ = ["concatenate", "contract", "fold", "grid", "join", "matmul", "max_", "min_", "reduce_blocks", "sum_", "tensordot"]
 
 #: NumPy's sum of one negative zero: what a sum starts from. Adding it is what summing one element comes down to.
 _START = float(np.sum(np.array([-0.0])))
@@ -115,11 +115,26 @@ def grid(blocks: Any, shape: Any) -> Any:
         len(long) <= 1
         and type(first) is np.ndarray
         and first.ndim == len(shape)
+        and first.dtype.isnative
         and (first.flags.c_contiguous or first.ndim == 1)
         and all([type(block) is np.ndarray and block.dtype == first.dtype and block.ndim == first.ndim for block in blocks])
     ):
         return np.concatenate(blocks, axis=long[0] if long else 0)
     return concatenate_shaped(blocks, shape)
+
+
+def join(blocks: Any, axes: Any) -> Any:
+    """Join nested lists of blocks along axes, as dask's ``concatenate_axes`` does; a single block is copied."""
+    block = blocks
+    for _ in axes:
+        if type(block) is not list or len(block) != 1:
+            return concatenate_axes(blocks, axes)
+        block = block[0]
+    if type(block) is np.ndarray and block.ndim > max(axes):
+        return block.copy(order="C")
+    if getattr(block, "format", None) == "csr" and type(block).__module__.startswith("scipy.sparse"):
+        return block.copy()
+    return concatenate_axes(blocks, axes)
 
 
 def contract(a: Any, b: Any, axes: Any, is_sparse: bool, dtype: Any, keepdims: bool, joined: bool) -> Any:

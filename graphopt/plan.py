@@ -196,7 +196,8 @@ def make_plan(trace: Callable[[], Trace], policy: Policy, *, exact: bool) -> Pla
             "be made inside from a generator with a seed of its own, which repeats its draw."
         )
     refusals: list[Refusal] = []
-    schedule = lay_out(graph, keys, policy, exact=exact, refusals=refusals)
+    small = [key for key, (place, _) in found.slots.items() if found.kinds[place] == "array"]
+    schedule = lay_out(graph, keys, policy, exact=exact, refusals=refusals, small=small)
     blocks = tuple([(slot, *found.slots[key]) for key, slot in schedule.slots.items() if key in found.slots])
     tasks = sum(not is_constant(node) and key not in found.slots for key, node in whole.items())
     results = tuple([tuple([schedule.slots[key] for key in result.keys]) for result in found.results])

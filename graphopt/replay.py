@@ -32,6 +32,9 @@ __all__ = ["Replayer"]
 #: How many schedules one context keeps, and after how many new ones without a single use it stops making more.
 _SCHEDULES, _PATIENCE = 32, 8
 
+#: Bytes of an array that is taken for an argument of all lanes rather than a chunk.
+_SMALL = 2**14
+
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
@@ -146,7 +149,9 @@ class Replayer(Optimizer):
 def _entry(graph: Graph, keys: Sequence[Key], policy: Policy) -> _Entry:
     holes, places = with_holes(graph, keys)
     refusals: list[Refusal] = []
-    schedule = lay_out(holes, keys, policy, exact=True, refusals=refusals)
+    data = outline(graph, keys).data
+    small = [key for key, place in places.items() if getattr(data[place], "nbytes", 0) <= _SMALL]
+    schedule = lay_out(holes, keys, policy, exact=True, refusals=refusals, small=small)
     given = tuple([(schedule.slots[key], place) for key, place in places.items() if key in schedule.slots])
     return _Entry(schedule, given, tuple([schedule.slots[key] for key in keys]), Threads(len(schedule.levels)), graph)
 

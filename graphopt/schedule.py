@@ -9,18 +9,19 @@ A schedule never changes and holds no data but literals, so that several threads
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
-from graphopt.graph import dependencies, toposort
+from graphopt.graph import dependencies, is_constant, toposort
 from graphopt.kernel import Kernel, Traced, trace_regions
 from graphopt.passes.folds import Fold, folds
 from graphopt.pipeline import Policy, run_passes
 from graphopt.program import container
+from graphopt.prologue import prologue
 from graphopt.region import Region, barrier, is_pick
 from graphopt.spec import DataNode, GraphNode, Task, TaskRef
 from graphopt.standins import Scalar, with_scalars
@@ -109,7 +110,15 @@ class Schedule:
         return tuple(dict.fromkeys(found))
 
 
-def lay_out(graph: Graph, keys: Sequence[Key], policy: Policy, *, exact: bool, refusals: list[Refusal]) -> Schedule:
+def lay_out(
+    graph: Graph,
+    keys: Sequence[Key],
+    policy: Policy,
+    *,
+    exact: bool,
+    refusals: list[Refusal],
+    small: Collection[Key] = (),
+) -> Schedule:
     """Optimise a graph and lay its kernels out in levels.
 
     Parameters
@@ -124,6 +133,8 @@ def lay_out(graph: Graph, keys: Sequence[Key], policy: Policy, *, exact: bool, r
         Whether results must be the same bit for bit as dask's.
     refusals
         What was left apart is added to it.
+    small
+        The keys of small arguments, which all lanes share.
 
     Raises
     ------
@@ -132,14 +143,24 @@ def lay_out(graph: Graph, keys: Sequence[Key], policy: Policy, *, exact: bool, r
     """
     _check(graph)
 
-    def run(names: tuple[str, ...], graph: Graph) -> Graph:
+    def run(names: tuple[str, ...], graph: Graph, keys: Sequence[Key]) -> Graph:
         some = Policy(policy.parallelism, policy.spare, policy.max_bytes, names, policy.strict)
         return run_passes(graph, list(keys), some, {}, refusals)
 
-    graph = run(("cull", "aliases", "common", "lower"), graph)
+    graph = run(("cull", "aliases", "common", "lower"), graph, keys)
     if not exact:
         graph = folds(graph, keys)
-    builder = _Builder(run(("diamond",), graph), keys)
+    first, handed = prologue(graph, small)
+    if first:
+        before = set(first)
+        asked = [*handed, *(key for key in first if key in set(keys) - set(handed))]
+        constants = {key: node for key, node in graph.items() if is_constant(node)}
+        early = run(("diamond",), {**constants, **{key: graph[key] for key in first}}, asked)
+        rest = {key: TaskRef(key) if key in before else node for key, node in graph.items()}
+        graph = {**run(("diamond",), rest, keys), **early}
+    else:
+        graph = run(("diamond",), graph, keys)
+    builder = _Builder(graph, keys)
     builder.build()
     return Schedule(builder.levels(), tuple(builder.template), builder.slot_of, tuple(builder.scalars))
 

@@ -14,8 +14,9 @@ import dask.array as da
 import numpy as np
 import pytest
 import scipy.sparse
-from dask.array.core import _concatenate2
-from dask.array.routines import _tensordot
+from dask.array.core import _concatenate2, concatenate_axes, concatenate_shaped
+from dask.array.reductions import chunk_max, chunk_min
+from dask.array.routines import _matmul, _tensordot
 from hypothesis import example, given
 from hypothesis import strategies as st
 from oracle import evaluate, outline, same
@@ -211,6 +212,69 @@ def test_lean_contract(seed: int) -> None:
 
     options = {"axes": axes, "is_sparse": is_sparse, "dtype": dtype, "keepdims": keep, "joined": joined}
     assert_alike(outcome(lean.contract, a, b, **options), outcome(theirs))
+
+
+@given(seeds)
+@examples(300)
+def test_lean_matmul_max_and_min(seed: int) -> None:
+    rng = random.Random(seed)
+    (a,) = arrays(rng, shape_of(rng, rng.randint(0, 3), large=True))
+    (b,) = arrays(rng, shape_of(rng, rng.randint(0, 3)))
+    assert_alike(outcome(lean.matmul, a, b), outcome(_matmul, a, b))
+    options: dict[str, Any] = {"axis": rng.choice((None, 0, 1, (0,), (0, 1), (5,)))}
+    if rng.random() < 0.8:
+        options["keepdims"] = rng.choice((True, False))
+    for ours, theirs in ((lean.max_, chunk_max), (lean.min_, chunk_min)):
+        assert_alike(outcome(ours, a, **options), outcome(theirs, a, **options))
+
+
+@given(seeds)
+@examples(300)
+def test_lean_grid_and_join(seed: int) -> None:
+    rng = random.Random(seed)
+    dims = rng.randint(1, 3)
+    count = rng.randint(1, 3)
+    blocks = arrays(rng, shape_of(rng, dims), count)
+    shape = [1] * dims
+    shape[rng.randrange(dims)] = count
+    assert_alike(outcome(lean.grid, list(blocks), shape), outcome(concatenate_shaped, list(blocks), shape))
+    axes = rng.choice(([0], [dims - 1], list(range(dims))))
+    nested: Any = blocks[0] if count == 1 else list(blocks)
+    for _ in axes[: len(axes) - (count > 1)]:
+        nested = [nested]
+    assert_alike(outcome(lean.join, nested, axes), outcome(concatenate_axes, nested, axes))
+    one: Any = blocks[0]
+    for _ in axes:
+        one = [one]
+    if type(blocks[0]) is np.ndarray:
+        assert not np.shares_memory(lean.join(one, axes), blocks[0])
+
+
+def test_a_single_sparse_block_is_joined_by_copying() -> None:
+    block = scipy.sparse.random_array((5, 4), density=0.5, rng=np.random.default_rng(0), format="csr")
+    ours, theirs = lean.join([block], [1]), concatenate_axes([block], [1])
+    assert type(ours) is type(theirs)
+    assert (ours != theirs).nnz == 0
+    assert not np.shares_memory(ours.data, block.data)
+
+
+@given(seeds)
+@examples(200)
+def test_folding_a_grid_gives_what_reducing_it_gives(seed: int) -> None:
+    """To rounding, whatever the shapes of the blocks."""
+    rng = random.Random(seed)
+    rows = [rng.randint(1, 3) for _ in range(rng.randint(1, 3))]
+    columns = [rng.randint(1, 3) for _ in range(rng.randint(1, 3))]
+    blocks = [[np.random.default_rng(rng.getrandbits(16)).random((r, c)) for c in columns] for r in rows]
+    whole = np.block(blocks)
+    reduce, theirs = rng.choice(((lean.sum_, np.sum), (lean.max_, np.max), (np.prod, np.prod)))
+    keep = rng.random() < 0.5
+    flat = [block for row in blocks for block in row]
+    found = lean.fold(reduce, flat, [0, 1], axis=(0, 1), keepdims=keep)
+    np.testing.assert_allclose(found, theirs(whole, axis=(0, 1), keepdims=keep), rtol=1e-12)
+    one_row = np.concatenate(blocks[0], axis=1)
+    found = lean.fold(reduce, blocks[0], [1], axis=(1,), keepdims=keep)
+    np.testing.assert_allclose(found, theirs(one_row, axis=(1,), keepdims=keep), rtol=1e-12)
 
 
 def test_lean_functions_give_arrays_of_their_own() -> None:

@@ -21,7 +21,7 @@ from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
-from dask.array.core import _concatenate2, concatenate_shaped
+from dask.array.core import _concatenate2, concatenate_axes, concatenate_shaped
 from dask.array.reductions import chunk_max, chunk_min
 from dask.array.routines import _matmul, _tensordot
 from toolz.functoolz import Compose
@@ -55,12 +55,21 @@ def lower(graph: Graph) -> Graph:
                 new = programs.lower(node)
                 changed |= new is not node
                 node = new
+            elif any([type(arg) is Task and id(arg.func) in _PLAIN for arg in node.args]):
+                args = tuple([_inside(arg) if type(arg) is Task else arg for arg in node.args])
+                node = derive(node, key, node.func, args, node.dependencies)
+                changed = True
         out[key] = node
     return out if changed else graph
 
 
 #: By identity: a task's function need not be hashable.
-_PLAIN: dict[int, Any] = {id(_tensordot): lean.tensordot, id(_matmul): lean.matmul, id(concatenate_shaped): lean.grid}
+_PLAIN: dict[int, Any] = {
+    id(_tensordot): lean.tensordot,
+    id(_matmul): lean.matmul,
+    id(concatenate_shaped): lean.grid,
+    id(concatenate_axes): lean.join,
+}
 
 
 def _lean(func: Any) -> Any:
@@ -89,6 +98,12 @@ def _lean(func: Any) -> Any:
                 reduce, options = reduce.func, reduce.keywords
             return functools.partial(lean.reduce_blocks, reduce, axes=join.keywords["axes"], **options)
     return func
+
+
+def _inside(task: Task) -> Task:
+    """Return a task that is an argument of another with a lean function."""
+    func = _PLAIN.get(id(task.func))
+    return task if func is None else derive(task, task.key, func, task.args, task.dependencies)
 
 
 def _is_known(func: Any) -> bool:
