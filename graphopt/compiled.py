@@ -37,7 +37,7 @@ from graphopt.pipeline import Policy, active_client, checked
 from graphopt.plan import Plan, make_plan
 from graphopt.spec import DataNode
 from graphopt.standins import is_tracing
-from graphopt.trace import Argument, Result, arguments_of, result_of, trace
+from graphopt.trace import Argument, Result, arguments_of, is_future, result_of, trace
 from graphopt.tree import Structure, flatten, unflatten
 
 __all__ = ["Compiled", "Stats", "compile"]
@@ -308,7 +308,7 @@ def _name_of(fn: Any) -> str:
 
 def _on_cluster(collection: Any) -> bool:
     """Say whether a collection reads futures."""
-    return any([getattr(value, "__dask_future__", False) for value in collection.__dask_graph__().values()])
+    return any(map(is_future, collection.__dask_graph__().values()))
 
 
 def _by_dask(fn: Callable[..., Any], args: Any, kwargs: Any, policy: Policy) -> Any:

@@ -25,7 +25,7 @@ from graphopt.standins import Scalar, example_of, is_number, stand_in_array, tra
 from graphopt.tree import Structure, count, flatten, unflatten
 from graphopt.types import Key, TraceError, add_note
 
-__all__ = ["Argument", "Result", "Trace", "arguments_of", "resident_blocks", "result_of", "trace"]
+__all__ = ["Argument", "Result", "Trace", "arguments_of", "is_future", "resident_blocks", "result_of", "trace"]
 
 #: What stands in a graph in place of a block that is still to be computed, or is no array.
 _NO_BLOCKS = (GraphNode, TaskRef, Alias, tuple, str, list, dict)
@@ -147,6 +147,11 @@ def _lazy(value: Any, keys: Hashable) -> Hashable:
 _DIGEST = re.compile("[0-9a-f]{32}$|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
 
+def is_future(value: Any) -> bool:
+    """Say whether what stands in a graph is the result of a cluster; other schedulers than dask's have futures of their own."""
+    return isinstance(value, TaskRef) or bool(getattr(value, "__dask_future__", False))
+
+
 def resident_blocks(array: da.Array) -> tuple[Any, ...] | None:
     """Return the blocks of an array if all are data in its graph, in order; None if any is to be computed."""
     graph = array.dask
@@ -158,12 +163,9 @@ def resident_blocks(array: da.Array) -> tuple[Any, ...] | None:
         value = layer.get(key)
         if isinstance(value, DataNode):
             value = value.value
-        elif (
-            value is None
-            or isinstance(value, (GraphNode, TaskRef, Alias, tuple, str, list, dict))
-            or getattr(value, "__dask_future__", False)
-            or is_dask_collection(value)
-        ):
+        elif value is None or isinstance(value, (GraphNode, TaskRef, Alias, tuple, str, list, dict)):
+            return None
+        if is_future(value) or is_dask_collection(value):
             return None
         out.append(value)
     return tuple(out)
