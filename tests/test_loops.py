@@ -348,6 +348,34 @@ def test_steps_on_shared_arguments_run_once_before_the_loop() -> None:
     check(program, [[data((n, K), "f8", n), data((K,), "f8", 1), 3.0] for n in (4, 300)], (True, False, False))
 
 
+def test_three_axes() -> None:
+    """The distance of each row to each of several centres, as in k-means."""
+    b = Build()
+    apart = b(operator.sub, b(operator.getitem, x(0), (slice(None), None)), b(operator.getitem, x(1), None))
+    far = b(np.sum, b(operator.pow, apart, 2), axis=2)
+    most = b(np.max, b(np.abs, apart), axis=-1)
+    program = b.program(2, far, most, b(np.min, far, axis=1), b(np.sum, b(np.mean, apart, axis=(1, 2))), b(np.sum, far, axis=0))
+    check(program, [[data((n, K), "f8", n), data((3, K), "f8", 1)] for n in (1, 70, 600)], (True, False))
+
+
+def test_short_rows_with_columns_and_vectors_of_any_type() -> None:
+    b = Build()
+    column = b(operator.getitem, x(1), (slice(None), None))
+    double = b(operator.mul, x(0), 2)
+    program = b.program(
+        3,
+        *(b(operator.add, x(0), x(2)), b(operator.mul, x(0), column), b(operator.gt, double, column)),
+        *(b(np.where, b(operator.gt, column, 1), x(0), x(2)), b(operator.sub, x(0), b(np.mean, double, axis=0))),
+        *(b(np.any, b(operator.gt, x(0), x(2)), axis=1), b(np.all, b(operator.gt, x(0), -5), axis=0), b(np.any, x(0))),
+    )
+    for kind, m in (("i4", 3), ("f8", 17)):
+        rng = np.random.default_rng(0)
+        rows = [[rng.integers(-9, 9, shape).astype(kind) for shape in ((n, m), (n,), (m,))] for n in (0, 1, 300)]
+        for values in rows:
+            values[2] = rows[0][2]
+        check(program, rows, (True, True, False))
+
+
 def test_nested_programs_and_literals() -> None:
     inner = Build()
     square = inner.program(1, inner(operator.mul, x(0), x(0)), inner(operator.neg, x(0)))
@@ -381,6 +409,7 @@ def mine(a: Any) -> Any:
         (np.sum, {"axis": 0, "initial": 3.0}, "np.sum"),
         (np.exp, {"where": True}, "np.exp with where"),
         (np.floor_divide, None, "floor_divide"),
+        (np.any, {"axis": 0, "where": True}, "np.any"),
         (operator.mod, None, "mod"),
         (np.arctan2, None, "arctan2"),
         (np.outer, None, "np.outer"),
@@ -415,6 +444,7 @@ def test_other_refusals() -> None:
     assert "number of its own" in reason(both, [wide, 2.0], [True, True])
     assert "chunk" in reason(both, [wide, 2.0], [False, False])
     assert "each other" in reason(both, [np.ones((3, 1)), np.ones(3)], [True, True])
+    assert "int8" in reason(both, [np.ones(3, "i1"), 2], [True, False])
     b = Build()
     assert "joined" in reason(
         b.program(2, b(lean.reduce_blocks, lean.sum_, (LIST, x(0), x(1)), [0])), [wide, wide], [True, True]

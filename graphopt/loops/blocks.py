@@ -15,6 +15,7 @@ from graphopt.loops.vectors import WIDTH, Decorator, at_end, fused, load, lower_
 
 __all__ = [
     *("add_products", "add_rows", "add_up", "count_rows", "count_up", "dots", "greatest", "product"),
+    "repeat",
     *("row_counts", "row_extremes", "row_sums", "widen", "widest"),
 ]
 
@@ -228,3 +229,13 @@ def widest(x: Any, n: int, sign: int, so_far: Any) -> Any:
     for i in range(n):
         so_far = _more(so_far, x[i], sign)
     return so_far
+
+
+@_compiled
+def repeat(v: Any, n: int, k: int, out: Any) -> None:
+    """Write each of the first n numbers k times. What follows the last one in ``out`` is overwritten."""
+    at, size = out.ctypes.data, out.itemsize
+    for i in range(n):
+        number = splat(v[i])
+        for c in range(0, k, WIDTH):
+            store(at + (i * k + c) * size, number)

@@ -13,7 +13,7 @@ import numpy as np
 
 from graphopt.loops.nodes import Const, Node, Operand, literal_text, pattern
 
-__all__ = ["Group", "Names", "call_text", "expression", "loop_text", "start_value"]
+__all__ = ["Group", "Names", "call_text", "expression", "loop_text", "repeat_text", "start_value"]
 
 _ATOM, _UNARY = 20, 11
 _MAX_INLINE = 60
@@ -130,6 +130,9 @@ def _operand(arg: Operand, out: Node, names: Names, known: Mapping[Node, Text], 
 
 def loop_text(group: Group, names: Names, kept: Collection[Node]) -> Iterator[str]:
     """Yield the lines that compute a group for a block."""
+    if group.members[0].op == "spread":
+        yield from repeat_text(group.members[0], names, "n")
+        return
     if group.members[0].op not in ("map", "columns"):
         yield call_text(group.members[0], names)
         return
@@ -173,6 +176,17 @@ def _body(group: Group, names: Names, kept: Collection[Node], mode: str) -> list
     return lines
 
 
+def repeat_text(node: Node, names: Names, rows: str) -> Iterator[str]:
+    """Yield the lines that repeat a value along rows or columns."""
+    (arg,) = node.reads()
+    if arg.columns == 1 and node.dtype.kind == "f":
+        yield f"blocks.repeat({names.of(arg)}, {rows}, {node.columns}, {names.of(node)})"
+        return
+    yield f"for i in range({rows}):"
+    yield f"    for j in range({node.columns}):"
+    yield f"        {names.of(node)}[i * {node.columns} + j] = {_operand(node.args[0], node, names, {}, 'nested')[0]}"
+
+
 def _chooses(node: Node) -> bool:
     return node.text[0].count("{") == 3
 
@@ -212,10 +226,11 @@ def call_text(node: Node, names: Names) -> str:
     real = node.dtype.kind == "f"
     if node.op == "dot":
         return f"blocks.dots({x}, n, {k}, {names.of(args[1])}, {node.columns}, {out})"
-    if node.op == "row_sum":
-        return f"blocks.{'row_sums' if real else 'row_counts'}({x}, n, {k}, {out})"
-    if node.op == "row_most":
-        return f"blocks.row_extremes({x}, n, {k}, {node.extra}, {out})"
+    if node.op in ("row_sum", "row_most"):  # of three axes the first may stay: then there are more and shorter rows
+        n, k = ("n" if node.columns == 1 else f"n * {node.columns}"), k // node.columns
+        if node.op == "row_most":
+            return f"blocks.row_extremes({x}, {n}, {k}, {node.extra}, {out})"
+        return f"blocks.{'row_sums' if real else 'row_counts'}({x}, {n}, {k}, {out})"
     if node.op == "product":
         if node.columns == 1:
             return f"{out} += blocks.product({x}, n, {names.of(args[1])})"

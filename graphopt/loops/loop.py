@@ -55,6 +55,8 @@ def loop_of(program: Program, fixed: Mapping[int, Any], args: Sequence[Arg]) -> 
         return Loop(lowered, write(lowered))
     except Refused as refused:
         return str(refused)
+    except numba.errors.NumbaError as error:
+        return f"numba cannot compile it: {next(iter(str(error).splitlines()), '')}"
 
 
 def _compiled(written: Written) -> Any:

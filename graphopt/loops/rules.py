@@ -81,6 +81,9 @@ def _map(low: Lowering, ufunc: np.ufunc, func: Any, args: list[Operand], name: s
         raise Refused(f"{name_of(func)} does not take these dtypes") from error
     if out != dtype:
         raise Refused(f"this NumPy gives {name_of(func)} the dtype {dtype}")
+    for arg, inner in zip(args, inside, strict=True):
+        if isinstance(arg, Node) and _kind(arg) is int and inner.kind in "iu" and inner.itemsize < 8:
+            raise Refused(f"{name_of(func)} takes a Python number that {inner} may not hold")
     text = _text(ufunc.__name__, tuple(inside), args, func)
     if text is None:
         raise Refused(f"no loop is written for {name_of(func)} of {', '.join(str(kind) for kind in inside)}")
@@ -236,21 +239,24 @@ def _reduce(low: Lowering, call: Call, what: str, args: list[Any], options: dict
     folds_rows = node.rows and node.shape.index(ROWS) in axes
     if what in ("sum", "mean"):
         node = _cast(node, dtype, node.shape, call.name)
-    if real & axes and real - axes:
-        raise Refused(f"{name} runs along some axes of a row and not along others")
+    if what in ("any", "all"):
+        node = _cast(node, dtype, node.shape, call.name)
+    if real & axes and real - axes and (folds_rows or max(real - axes) > min(real & axes)):
+        raise Refused(f"{name} runs along some axes of a row and not along later ones")
     whole = bool(real & axes)
     if not folds_rows and not whole:
         return made("view", dtype, shape, [node], call.name)
     if not node.rows:
         raise Refused(f"{name} folds what is folded already")
-    most = what in ("max", "min")
-    op = ("" if folds_rows else "row_") + ("most" if most else "sum")
-    out = made(op, dtype, shape, [node], call.name, extra={"max": 1, "min": -1}.get(what), whole=whole)
+    sign = {"max": 1, "any": 1, "min": -1, "all": -1}.get(what)
+    op = ("" if folds_rows else "row_") + ("most" if sign else "sum")
+    needs = folds_rows and what in ("max", "min")
+    out = made(op, dtype, shape, [node], call.name, extra=sign, needs_rows=needs)
     if what != "mean":
         return out
     if dtype.kind != "f":
         raise Refused(f"{name} gives {dtype}")
-    count = " * ".join([*(["rows"] * folds_rows), *([str(node.columns)] * whole)])
+    count = " * ".join([*(["rows"] * folds_rows), *([str(node.columns // out.columns)] * whole)])
     divided = ("{0} / " + (f"np.{dtype.name}({count})"), 10)
     return made("map", dtype, shape, [out], call.name, text=divided, inside=(dtype,))
 

@@ -93,6 +93,8 @@ REDUCTIONS: dict[str, tuple[Any, ...]] = {
     "max": (np.max, chunk.max, reductions.chunk_max),
     "min": (np.min, chunk.min, reductions.chunk_min),
     "mean": (np.mean,),
+    "any": (np.any, chunk.any),
+    "all": (np.all, chunk.all),
 }
 
 

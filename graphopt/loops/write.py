@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.loops.expressions import Group, Names, call_text, expression, loop_text, start_value
+from graphopt.loops.expressions import Group, Names, call_text, expression, loop_text, repeat_text, start_value
 from graphopt.loops.lower import Lowered
 from graphopt.loops.nodes import Node, Output
+from graphopt.loops.spread import spread
+from graphopt.loops.vectors import WIDTH
 
 __all__ = ["Written", "write"]
 
@@ -54,8 +56,8 @@ class Plan:
 
 class _Writer:
     def __init__(self, lowered: Lowered) -> None:
-        self.lowered = lowered
-        self.outputs = [node.root for node in lowered.outputs]
+        self.results = spread(lowered.outputs)
+        self.outputs = [node.root for node in self.results]
         self.order = list(dict.fromkeys(below(self.outputs)))
         self.ready: dict[Node, int] = {}
         for node in self.order:
@@ -71,6 +73,7 @@ class _Writer:
         self.plans = list(self.phases())
         # A value has one name in all phases, so it is either kept in all or in none.
         self.kept = {node for plan in self.plans for node in keep(plan.groups, plan.roots)}
+        self.kept |= {node for node in self.order if constant(node)}
 
     def phases(self) -> Iterator[Plan]:
         """Yield what each time through the rows is for."""
@@ -82,7 +85,14 @@ class _Writer:
             roots = [arg for node in folds for arg in node.reads()] + [node for _, node in results]
             needed = [node for node in dict.fromkeys(below(roots)) if node.rows]
             after = [node for node in self.folds if node.op == "map" and self.ready[node] == phase + 1]
-            yield Plan(folds, results, roots, needed, grouped([node for node in needed if node.op != "lane"]), after)
+            yield Plan(
+                folds,
+                results,
+                roots,
+                needed,
+                grouped([node for node in needed if node.op != "lane" and not constant(node)]),
+                after,
+            )
 
     def write(self) -> Written:
         params = [self.names.of(node) for node in self.shared]
@@ -95,19 +105,24 @@ class _Writer:
         text += [f"        {line}" for line in body]
         outputs = tuple(
             Output("rows" if node.rows else "fold", node.dtype, tuple(node.shape[1:] if node.rows else node.shape))
-            for node in self.lowered.outputs
+            for node in self.results
         )
         lanes = tuple(node.extra for node in self.lanes)
-        needs_rows = any(node.op == "most" for node in self.order)
+        needs_rows = any(node.needs_rows for node in self.order)
         return Written("loop", "\n".join(text) + "\n", tuple(self.shared), lanes, outputs, needs_rows)
 
     def memory(self) -> Iterator[str]:
         """Yield the lines that get the memory for what is kept of a block, and for folds."""
         for node, columns in self.buffers.items():
-            yield f"{self.names.of(node)} = np.empty({self.block * columns}, np.{type_name(node.dtype)})"
+            size = self.block * columns + (WIDTH if node.op == "spread" else 0)
+            yield f"{self.names.of(node)} = np.empty({size}, np.{type_name(node.dtype)})"
         for node in self.order:
             if not node.rows and node.op != "shared" and node.columns > 1:
                 yield f"{self.names.of(node)} = np.empty({node.columns}, np.{type_name(node.dtype)})"
+
+        for node in self.order:
+            if constant(node) and next(node.reads()).op == "shared":
+                yield from repeat_text(node, self.names, str(self.block))
 
     def lane(self, outs: list[str]) -> Iterator[str]:
         """Yield the lines for one lane."""
@@ -141,6 +156,9 @@ class _Writer:
     def blocks(self, plan: Plan, outs: list[str]) -> Iterator[str]:
         """Yield the lines that go through the blocks of a lane."""
         folds, results, needed, groups = plan.folds, plan.results, plan.needed, plan.groups
+        for node in needed:
+            if constant(node) and next(node.reads()).op != "shared":
+                yield from repeat_text(node, self.names, f"min(rows, {self.block})")
         yield f"for first in range(0, rows, {self.block}):"
         yield f"    n = min({self.block}, rows - first)"
         for place, node in enumerate(self.lanes):
@@ -173,6 +191,11 @@ def block_rows(columns: int) -> int:
     """Return how many rows a block has: what fits the first-level cache, more where that is too few to be worth a call."""
     first, second = (1 << max(cache // columns, 1).bit_length() - 1 for cache in (_FIRST_CACHE, _SECOND_CACHE))
     return max(_LEAST_ROWS, min(_MOST_ROWS, first), min(_ENOUGH_ROWS, second))
+
+
+def constant(node: Node) -> bool:
+    """Say whether a value of rows is the same for each row."""
+    return node.op == "spread" and not next(node.reads()).rows
 
 
 def times(node: Node) -> str:
