@@ -145,10 +145,9 @@ class Plan:
         type(self).drawn_by(self, filename)
 
     def __str__(self) -> str:
-        return (
-            f"Plan: {self.tasks} tasks in {self.lanes} calls of {len(self.kernels)} kernels, on {len(self.levels)} levels; "
-            f"{len(self.blocks)} blocks and {len(self.trace.numbers)} numbers to bind{self._memory()}"
-        )
+        work = f"{_count(self.tasks, 'task')} in {_count(self.lanes, 'call')} of {_count(len(self.kernels), 'kernel')}"
+        given = f"{_count(len(self.blocks), 'block')} and {_count(len(self.trace.numbers), 'number')} to bind"
+        return f"Plan: {work}, on {_count(len(self.levels), 'level')}; {given}{self._memory()}"
 
     __repr__ = __str__
 
@@ -166,6 +165,10 @@ class Plan:
             for slot, scalar in self.schedule.scalars:
                 values[slot] = value = scalar.value(given)
                 scalar.check(value)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def make_plan(trace: Callable[[], Trace], policy: Policy, *, exact: bool) -> Plan:

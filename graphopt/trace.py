@@ -250,4 +250,6 @@ def result_of(path: str, value: Any) -> Result:
         if type(value).__module__.partition(".")[0] not in ("dask", "graphopt"):
             raise TraceError(f"compile cannot return a {type(value).__name__} ({where}): return arrays or Delayed.")
         return Result("delayed", value, tuple(flatten_keys(value.__dask_keys__())))
+    if isinstance(value, np.ndarray) and value.dtype.kind == "O" and any(map(is_dask_collection, value.flat)):
+        raise TraceError(f"compile cannot return an array of dask collections ({where}): return a list of them.")
     return Result("constant", value)
