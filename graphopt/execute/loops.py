@@ -107,6 +107,14 @@ class Loops:
             (own if lane else common).append(place)
         if not own:
             return "its lanes have nothing of their own"
+        whole = any(
+            [
+                arg.dtype is not None and (arg.dtype.kind == "u" or (arg.dtype.kind == "i" and arg.dtype.itemsize < 8))
+                for arg in args
+            ]
+        )
+        if whole and any([arg.kind is int for arg in args]):
+            return "NumPy checks whether a Python number fits short integers"
         made = loop_of(traced.program, fixed, args)
         return made if isinstance(made, str) else _Looped(made, tuple(own), tuple(common))
 

@@ -6,6 +6,7 @@ has finished looks on for a moment, giving way to whoever wants the interpreter,
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -149,3 +150,14 @@ def team_of(threads: int) -> Team:
         if threads not in _TEAMS:
             _TEAMS[threads] = Team(threads)
         return _TEAMS[threads]
+
+
+def _forget() -> None:
+    """Start anew in a process that was forked: threads do not come along, and a lock may have been held."""
+    global _GUARD
+    _GUARD = threading.Lock()
+    _TEAMS.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
