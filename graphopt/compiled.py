@@ -221,6 +221,9 @@ class Compiled:
         with self._guard:
             self._remember(arguments)
             ready = self._ready.get(signature)
+            if ready is None:  # or another thread has just traced it, and found out which functions run on chunks
+                signature = (given, captured(self._fn, running=self._running))
+                ready = self._ready.get(signature)
             if ready is None:
                 traced = functools.partial(trace, self._fn, arguments, structure, self._parameters)
                 plan = make_plan(traced, policy, exact=self._exact)

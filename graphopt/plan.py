@@ -158,6 +158,11 @@ class Plan:
         lanes = max(self.observed.flight, default=0)
         return f"; held at most {format_bytes(self.observed.peak)}, {lanes} lanes at once"
 
+    def _check(self) -> None:
+        """Assert what must hold of the schedule."""
+        kept = [slot for slots in self.results for slot in slots]
+        self.schedule._check([slot for slot, _, _ in self.blocks], kept)
+
     def bind_numbers(self, values: list[Any], arguments: Sequence[Argument]) -> None:
         """Fill in the slots of numbers."""
         if self.schedule.scalars:

@@ -109,6 +109,26 @@ class Schedule:
         found = [group.kernel for level in self.levels for group in level.groups if isinstance(group.kernel, Kernel)]
         return tuple(dict.fromkeys(found))
 
+    def _check(self, given: Collection[int], kept: Collection[int]) -> None:
+        """Assert what must hold: nothing is read before it is there or after it was dropped, or written twice, or lost."""
+        written = {slot for level in self.levels for group in level.groups for lane in group.lanes for slot in lane.writes}
+        literals = {slot for slot, value in enumerate(self.template) if value is not None}
+        ready = literals.union(given, [slot for slot, _ in self.scalars], set(range(len(self.template))) - written)
+        assert not ready & written, "a lane writes to what is given"
+        for level in self.levels:
+            lanes = [lane for group in level.groups for lane in group.lanes]
+            for lane in lanes:
+                late = set(lane.reads) - ready
+                assert not late, f"{lane.key!r} reads {late}, which are not there yet, or not any more"
+            writes = [slot for lane in lanes for slot in lane.writes]
+            assert len(set(writes)) == len(writes), "two lanes write to one slot"
+            assert not ready.intersection(writes), "a slot is written twice"
+            ready.update(writes)
+            assert ready.issuperset(level.drop), "what is not there is dropped"
+            assert not set(level.drop) & set(kept), "what is asked for is dropped"
+            ready.difference_update(level.drop)
+        assert ready.issuperset(kept), "what is asked for is never made"
+
 
 def lay_out(
     graph: Graph,
