@@ -63,7 +63,7 @@ def fingerprint(value: Any, *, whole: bool = False, running: Collection[Any] = (
     >>> fingerprint((1, 2)) == fingerprint((1, 2)), fingerprint(1) == fingerprint(1.0), fingerprint(0.0) == fingerprint(-0.0)
     (True, False, False)
     """
-    kind = type(value)
+    kind: Any = type(value)
     if kind in _ATOMS:
         return (kind, value)
     if kind is float:

@@ -161,7 +161,7 @@ def refuse_captured(graph: Graph, given: Mapping[Key, Any]) -> tuple[FunctionTyp
                 look(item, inside)
         elif inside is not None and is_dask_collection(value) and not names.isdisjoint(_layers(value)):
             (name, *_) = names.intersection(_layers(value))
-            refuse(f"the argument {name.rpartition('-')[0]!r}", inside)
+            refuse(f"the argument {str(name).rpartition('-')[0]!r}", inside)
         elif isinstance(value, Compose):
             look((value.first, *value.funcs), inside)
 
@@ -261,6 +261,11 @@ class Scalar:
 
     def __format__(self, spec: str) -> str:
         return self._ask() if spec else repr(self)
+
+    @property
+    def __class__(self) -> Any:
+        """What ``isinstance`` is told: a function that asks whether it was given a number gets the right answer."""
+        return type(self.example)
 
     # -- what needs a value --------------------------------------------------------------------------------------
 

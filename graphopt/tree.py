@@ -65,7 +65,7 @@ def _build(part: Structure, rest: Iterator[Any]) -> Any:
     if kind is dict or dataclasses.is_dataclass(kind):
         (names, *_), *values = items
         built = {name: _build(value, rest) for name, value in zip(names, values, strict=True)}
-        return built if kind is dict else kind(**built)
+        return built if kind is dict else kind(**built)  # type: ignore[operator]
     return kind(*[_build(item, rest) for item in items])
 
 
