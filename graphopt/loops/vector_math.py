@@ -71,7 +71,7 @@ def _double(typing_context: Any, bits: Any) -> Any:
 
 @_inline
 def _reduced(x: Any) -> Any:
-    """Return k and ``e^r - 1`` where ``x = k ln 2 + r``."""
+    """Return k, r and ``e^r - 1 - r`` where ``x = k ln 2 + r``."""
     shifted = x * _LOG2_E + _ROUND
     k = shifted - _ROUND
     high, low = x - k * _LN2_HIGH, k * _LN2_LOW
@@ -83,7 +83,7 @@ def _reduced(x: Any) -> Any:
     q4 = (_Q4 + r * _Q5) + s * (_Q6 + r * _Q7)
     q8 = (_Q8 + r * _Q9) + s * _Q10
     q = q0 + (s * s) * (q4 + (s * s) * q8)
-    return _bits(shifted) - _bits(_ROUND), r + (s * q + lost)
+    return _bits(shifted) - _bits(_ROUND), r, s * q + lost
 
 
 @_inline
@@ -98,8 +98,8 @@ def exp(x: Any) -> Any:
     """Return e to the power of x."""
     z = np.float64(x)
     inside = min(max(z, -746.0), 710.0) if z == z else 0.0
-    k, p = _reduced(inside)
-    y = _scaled(1.0 + p, k)
+    k, r, more = _reduced(inside)
+    y = _scaled(1.0 + (r + more), k)
     return y if z == z else z
 
 
@@ -108,7 +108,8 @@ def expm1(x: Any) -> Any:
     """Return e to the power of x, less one."""
     z = np.float64(x)
     inside = min(max(z, -50.0), 710.0) if z == z else 0.0
-    k, p = _reduced(inside)
+    k, r, more = _reduced(inside)
+    p = r + more
     power = _double((min(k, 1000) + 1023) << 52)
     near = power * p + (power - 1.0)
     y = p if k == 0 else (near if k < 60 else _scaled(1.0 + p, k))
@@ -167,10 +168,14 @@ def tanh(x: Any) -> Any:
     """Return the hyperbolic tangent."""
     z = np.float64(x)
     a = min(abs(z), 22.0) if z == z else 0.0
-    t = expm1(2.0 * a)
+    k, r, more = _reduced(2.0 * a)
+    p, power = r + more, _double((k + 1023) << 52)
+    t = power * p + (power - 1.0)  # e^2a - 1
+    rest = power * ((r - p) + more) + (power * p - (t - (power - 1.0)))  # what rounding took from it
     d = t + 2.0
     y = t / d
-    y -= y * (t - (d - 2.0)) * 0.4  # what rounding took from d, over d: one digit will do
+    left = 1.0 - y  # 2 / d
+    y -= 0.5 * left * (y * (t - (d - 2.0)) - left * rest)
     y = np.copysign(y if a < 0.6 else 1.0 - 2.0 / d, z)
     return y if z == z else z
 
