@@ -199,6 +199,8 @@ def _is_data(value: Any) -> bool:
     kind = type(value)
     if kind is float:
         return True
+    if kind is Scalar:
+        return False
     if isinstance(value, np.generic):
         return isinstance(value, np.inexact)
     if kind is np.ndarray:

@@ -262,10 +262,10 @@ class Scalar:
     def __format__(self, spec: str) -> str:
         return self._ask() if spec else repr(self)
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:
         """What ``isinstance`` is told: a function that asks whether it was given a number gets the right answer."""
-        return type(self.example)
+        return type(self.example) if self.func is None else Scalar
 
     # -- what needs a value --------------------------------------------------------------------------------------
 

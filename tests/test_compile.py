@@ -866,7 +866,7 @@ def test_an_error_names_the_users_key_and_the_step_works_again(parallelism: int)
 
 
 def test_an_error_while_tracing_says_that_it_was() -> None:
-    step = exact(lambda X, n: da.repeat(X, n, axis=0))
+    step = exact(lambda X, n: da.repeat(X, [n], axis=0))
     with pytest.raises(NotImplementedError, match="integer") as caught:
         step(held(A), 2)
     assert "static=" in caught.value.__notes__[0]
@@ -1078,7 +1078,7 @@ def test_a_plan_is_printed() -> None:
     step = exact(lambda X, n: (X * n).sum(axis=0))
     plan = step.plan(held(A), 2.0)
     assert step.stats.calls == 0
-    assert "3 blocks and 1 numbers" in str(plan)
+    assert "3 blocks and 1 number to bind" in str(plan)
     assert "def " in plan.source
     assert "level 0" in plan.explain()
     with warnings.catch_warnings():

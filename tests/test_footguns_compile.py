@@ -480,3 +480,16 @@ def outcome(work: Callable[[], Any]) -> Any:
         return round(float(work()), 6)
     except Exception as error:
         return type(error)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda X, s: X * s if isinstance(s, float) else X * 0,
+        lambda X, s: X * s if np.isscalar(s) else X * 0,
+        lambda X, s: X * s if isinstance(s, (int, float)) and not isinstance(s, np.ndarray) else X * 0,
+    ],
+)
+def test_asking_what_a_number_is_gets_the_right_answer(fn: Any) -> None:
+    X = held()
+    assert np.array_equal(plain(exact(fn)(X, 2.5)), plain(X * 2.5))

@@ -102,7 +102,7 @@ def test_changing_the_state_does_not_change_the_data() -> None:
         ("jacobi", 5, lambda chunks: 4 * chunks),
         ("heat", 5, lambda chunks: 9 * chunks),
         ("k-means", 5, lambda chunks: 2 * chunks + 5),
-        ("pagerank", 3, lambda chunks: 2 * chunks + 3),
+        ("pagerank", 4, lambda chunks: 3 * chunks + 3),
     ],
 )
 def test_a_plan_has_few_kernels_and_a_few_calls_a_chunk(name: str, kernels: int, calls: Any) -> None:
