@@ -7,32 +7,29 @@ with its own inputs and literals; when the kernel fails, the task adds to the er
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
-import itertools
 import linecache
-import re
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from types import CodeType, TracebackType
+from types import CodeType
 from typing import Any, cast
 
 import numpy as np
 
 from graphopt.functions import bindable, is_simple, token
 from graphopt.graph import dependencies, key_name, toposort
+from graphopt.notes import explain_error
 from graphopt.program import ITEM, Program, Tracer, is_subgraph
 from graphopt.region import Region, barrier, first_output, is_pick
 from graphopt.source import write
 from graphopt.spec import Alias, DataNode, GraphNode, Task, TaskRef
-from graphopt.types import Graph, Key, Node, Substitutions, add_note
+from graphopt.types import Graph, Key, Node, Substitutions
 
-__all__ = ["Fused", "Kernel", "Traced", "explain_error", "generate", "trace_regions"]
+__all__ = ["Fused", "Kernel", "Traced", "generate", "trace_regions"]
 
-_AXES = re.compile(r"(_\.\d+)+$")
 _SMALL = 16_384  # bytes of an array that is cheaper to pass along with each task than to keep under a key of its own
 
 
@@ -133,61 +130,6 @@ class Fused(Task):
     def copy(self) -> Fused:
         """Return an equal task; unlike dask's own copy it keeps ``_data_producer``."""
         return Fused(self.key, self.func, *self.args, _data_producer=self._data_producer, labels=self.labels)
-
-
-def explain_error(error: BaseException, kernel: Kernel, labels: tuple[Any, ...], key: Key) -> None:
-    """Add to an error which of the user's keys was being computed, and by which line."""
-    found: list[str] = []
-    line, trace = "", error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        if code.co_filename.startswith("<graphopt ") and code.co_name == kernel.name and trace.tb_lineno in kernel.lines:
-            line = linecache.getline(code.co_filename, trace.tb_lineno).strip()
-            steps = kernel.lines[trace.tb_lineno]
-            failed = _failed(trace, line, len(steps))
-            steps = steps if failed is None else (steps[failed],)
-            found = list(dict.fromkeys([_shown(labels[step], inner) for step, inner in steps if step < len(labels)]))
-            # A lane inside a batch: its own kernel knows better.
-            called = kernel.constants.get(_called(line))
-            if isinstance(called, Kernel) and isinstance(labels[steps[-1][0]], list):
-                kernel, labels = called, tuple(labels[steps[-1][0]])
-        trace = trace.tb_next
-    if not found:
-        return
-    keys = f"key {found[0]}" if len(found) == 1 else f"one of the keys {' and '.join(found)}"
-    note = f"graphopt: while computing {keys}, in the fused task {key!r}: {line}"
-    add_note(error, note)
-
-
-def _shown(key: Any, inner: Any) -> str:
-    # dask names the steps that it merges after their layer and the axes they run along.
-    return f"{key!r}" if inner is None else f"{key!r}, inside it {re.sub(_AXES, '', str(inner))!r}"
-
-
-def _failed(trace: TracebackType, line: str, count: int) -> int | None:
-    """Say which of the calls on a line failed, counted in the order in which they run; None where that cannot be told."""
-    positions = getattr(trace.tb_frame.f_code, "co_positions", None)
-    if count == 1 or positions is None:  # Python 3.10 does not know
-        return 0 if count == 1 else None
-    _, _, start, end = next(itertools.islice(positions(), trace.tb_lasti // 2, None))
-    calls = [(node.col_offset + 4, node.end_col_offset + 4) for node in _calls(ast.parse(line))]
-    return calls.index((start, end)) if len(calls) == count and (start, end) in calls else None
-
-
-def _calls(node: ast.AST) -> Iterator[Any]:
-    """Yield the calls and operations of an expression in the order in which they run; those of literals are none."""
-    if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant):
-        return
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("slice", "set"):
-        return
-    for child in ast.iter_child_nodes(node):
-        yield from _calls(child)
-    if isinstance(node, (ast.BinOp, ast.UnaryOp, ast.Compare, ast.Subscript, ast.Call)):
-        yield node
-
-
-def _called(line: str) -> str:
-    return line.partition(" = ")[2].partition("(")[0] or line.removeprefix("return ").partition("(")[0]
 
 
 # -- from regions to fused tasks ---------------------------------------------------------------------------------------

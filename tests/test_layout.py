@@ -32,6 +32,7 @@ FLOORS = {
         "program": 1,
         "outline": 1,
         "prologue": 1,
+        "notes": 1,
         "tree": 1,
         "standins": 1,
         "lean": 1,

@@ -12,7 +12,8 @@ from graphopt.execute.loops import Bounds, LoopRun, Loops
 from graphopt.execute.memory import Meter
 from graphopt.execute.team import Team
 from graphopt.execute.threads import Threads
-from graphopt.kernel import Kernel, explain_error
+from graphopt.kernel import Kernel
+from graphopt.notes import explain_error
 from graphopt.schedule import Group, Level, Schedule
 
 __all__ = ["run"]
