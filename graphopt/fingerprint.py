@@ -57,8 +57,8 @@ class _Same:
 def fingerprint(value: Any, *, whole: bool = False, running: Collection[Any] = (), depth: int = _DEPTH) -> Hashable:
     """Return a hashable that is equal for values that a function cannot tell apart.
 
-    ``whole`` says to compare large arrays by their values too. What ``running`` functions capture does not count: they run
-    each time, with what it is then.
+    ``whole`` says to compare large arrays by their values too. What is in containers that ``running`` functions capture does
+    not count: those run on chunks, each time with what is there then, and may write to it.
 
     >>> fingerprint((1, 2)) == fingerprint((1, 2)), fingerprint(1) == fingerprint(1.0), fingerprint(0.0) == fingerprint(-0.0)
     (True, False, False)
@@ -92,9 +92,9 @@ def fingerprint(value: Any, *, whole: bool = False, running: Collection[Any] = (
     if kind is MethodType:
         return (kind, look(value.__self__), look(value.__func__))
     if kind is FunctionType:
-        if _is_library(value.__code__) or value in running:
+        if _is_library(value.__code__):
             return _Same(value)
-        return (_Same(value), captured(value, running=running, depth=depth - 1))
+        return (_Same(value), captured(value, running=running, depth=0 if value in running else depth - 1))
     if isinstance(wrapped := getattr(value, "__wrapped__", None), FunctionType):  # such as another compiled function
         return (_Same(value), captured(wrapped, running=running, depth=depth - 1))
     if dataclasses.is_dataclass(value):
@@ -120,7 +120,7 @@ def captured(fn: Any, *, running: Collection[Any] = (), depth: int = _DEPTH) -> 
     if code is None:  # an object that can be called
         call = vars(type(fn)).get("__call__")
         return (look(fn), captured(call, running=running, depth=depth - 1) if isinstance(call, FunctionType) else None)
-    found: list[Hashable] = [look((fn.__defaults__, fn.__kwdefaults__))]
+    found: list[Hashable] = [look(item) for item in (*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values())]
     names, space = _names(code), fn.__globals__
     values = [space[name] for name in names if name in space]
     for cell in fn.__closure__ or ():

@@ -389,6 +389,20 @@ def test_chunk_functions_may_keep_count() -> None:
     assert step.stats.traces == 1
 
 
+def by_factor(block: Any) -> Any:
+    return block * FACTOR
+
+
+FACTOR = 1.0
+
+
+def test_a_chunk_function_may_be_called_while_tracing_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = exact(lambda X: by_factor(X) + X.map_blocks(by_factor, dtype=float))
+    for factor in (1.0, 2.0, 1.0):
+        monkeypatch.setitem(globals(), "FACTOR", factor)
+        assert same(plain(step(held())), A * factor * 2)
+
+
 def test_a_chunk_function_that_captures_what_changes_sees_it() -> None:
     options = {"by": 1.0}
     step = exact(lambda X: X.map_blocks(lambda block: block * options["by"], dtype=float))
