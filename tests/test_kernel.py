@@ -24,6 +24,7 @@ from oracle import evaluate, same
 
 import graphopt as go
 from graphopt import kernel as module
+from graphopt import notes
 from graphopt.kernel import Fused, Kernel, generate
 from graphopt.passes.diamond import diamond
 from graphopt.spec import DataNode, List, Task, TaskRef
@@ -404,7 +405,7 @@ def test_of_several_tasks_on_a_line_the_one_that_failed_is_named(bad: str) -> No
 
 
 def test_where_it_cannot_be_told_all_of_them_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_failed", lambda *_: None)
+    monkeypatch.setattr(notes, "_failed", lambda *_: None)
     a, b = Task("a", add, np.ones(3), np.ones(2)), Task("b", scale, TaskRef("a"))
     assert "while computing one of the keys 'a' and 'b', in the fused task 'b'" in fails_with("broadcast", a, b)
 
