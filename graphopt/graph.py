@@ -154,6 +154,7 @@ def check_graph(graph: Graph, keys: Iterable[Key] = (), *, complete: bool = True
         Whether every key that is read must be in the graph. Inside dask it need not be: results that a cluster
         already holds are referred to by key alone.
     """
+    held = graph.keys()
     for key, node in graph.items():
         if not isinstance(node, (GraphNode, TaskRef)):
             raise GraphError(f"{key!r} stands for a {type(node).__name__}, not a node; pass the graph through normalise()", key)
@@ -163,10 +164,9 @@ def check_graph(graph: Graph, keys: Iterable[Key] = (), *, complete: bool = True
                 "A task is Task(key, function, *arguments); wrap plain data in DataNode(key, data).",
                 key,
             )
-        if complete:
-            for dep in dependencies(node):
-                if dep not in graph:
-                    raise _missing(dep, graph, f"the task {key!r} reads")
+        if complete and not dependencies(node) <= held:
+            missing = next(dep for dep in dependencies(node) if dep not in graph)
+            raise _missing(missing, graph, f"the task {key!r} reads")
     if complete:
         for key in keys:
             if key not in graph:

@@ -55,10 +55,13 @@ def lower(graph: Graph) -> Graph:
                 new = programs.lower(node)
                 changed |= new is not node
                 node = new
-            elif any([type(arg) is Task and id(arg.func) in _PLAIN for arg in node.args]):
-                args = tuple([_inside(arg) if type(arg) is Task else arg for arg in node.args])
-                node = derive(node, key, node.func, args, node.dependencies)
-                changed = True
+            else:
+                for arg in node.args:
+                    if type(arg) is Task and id(arg.func) in _PLAIN:
+                        args = tuple([_inside(arg) if type(arg) is Task else arg for arg in node.args])
+                        node = derive(node, key, node.func, args, node.dependencies)
+                        changed = True
+                        break
         out[key] = node
     return out if changed else graph
 
