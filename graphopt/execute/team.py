@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 
-__all__ = ["Team", "team_of"]
+from graphopt.execute.spin import Cell
 
-#: For how many looks a member stays awake after its work is done: about 100 µs, as long as a loop body takes between calls.
-_LOOKS = 100
+__all__ = ["Team", "team_of"]
 
 
 class _Job:
     """Work that was handed to a member, and what became of it."""
 
-    __slots__ = ("done", "error", "taken", "work")
+    __slots__ = ("_finished", "error", "number", "taken", "work")
 
     def __init__(self, work: Callable[[], None]) -> None:
         self.work: Callable[[], None] | None = work
-        self.taken = self.done = False
+        self.number = 0
+        self.taken = False
         self.error: BaseException | None = None
+        self._finished = threading.Lock()
+        self._finished.acquire()
 
     def run(self) -> None:
         work, self.work = self.work, None  # it may hold data
@@ -35,7 +36,12 @@ class _Job:
         except BaseException as error:
             self.error = error
         del work
-        self.done = True
+        self._finished.release()
+
+    def wait(self) -> None:
+        """Sleep until the work is done."""
+        with self._finished:
+            pass
 
 
 class _Member:
@@ -49,11 +55,16 @@ class _Member:
         self._asleep = False
         self._wake = threading.Semaphore(0)
         self._lock = threading.Lock()
+        self._posted, self._done = Cell(), Cell()  # the number of the last job that was handed over; that was run
+        self._number = 0
         threading.Thread(target=self._run, name=f"graphopt-{number}", daemon=True).start()
 
     def start(self, job: _Job) -> None:
         with self._lock:
+            self._number += 1
+            job.number = self._number
             self._job = job
+            self._posted.write(job.number)
             if self._asleep:
                 self._wake.release()  # once too often does no harm
                 self._asleep = False
@@ -64,15 +75,24 @@ class _Member:
             if self._job is job:
                 self._job = None
 
+    def wait(self, job: _Job) -> None:
+        """Wait for a job, awake for a moment, then asleep."""
+        before = self._done.wait(-1, 1)
+        if before != job.number and self._done.wait(before) != job.number:
+            job.wait()
+
     def _run(self) -> None:
         while True:
-            self._next().run()
+            job = self._next()
+            job.run()
+            self._done.write(job.number)
 
     def _next(self) -> _Job:
-        for _ in range(_LOOKS):
-            if self._job is not None and (job := self._take()) is not None:
+        seen = self._done.wait(-1, 1)
+        while (posted := self._posted.wait(seen)) != seen:
+            if (job := self._take()) is not None:
                 return job
-            time.sleep(0)
+            seen = posted  # it was revoked
         while True:
             if (job := self._take(or_sleep=True)) is not None:
                 return job
@@ -136,8 +156,7 @@ def _wait(jobs: Sequence[tuple[_Member, _Job]], *, give_up: bool) -> None:
             member.revoke(job)
             if not job.taken:
                 continue
-        while not job.done:
-            time.sleep(0)
+        member.wait(job)
 
 
 _TEAMS: dict[int, Team] = {}
