@@ -10,7 +10,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
@@ -39,7 +39,7 @@ def spin(address: int, old: int, looks: int) -> int:
     for _ in range(looks):
         value = load(address)
         if value != old:
-            return value
+            return value  # type: ignore[no-any-return]
     return old
 
 
