@@ -74,6 +74,7 @@ class _Ready:
     def __init__(self, plan: Plan, *, exact: bool, memory: int | None) -> None:
         self.plan = plan
         self.meter = Meter(plan.schedule, memory)
+        self.small = [(slot, place) for slot, place, _ in plan.blocks if plan.trace.kinds[place] == "array"]
         self.threads = Threads(len(plan.levels))
         self.bound: tuple[tuple[Any, ...], list[Any], Bounds] | None = None
         self.ran = False
@@ -94,9 +95,8 @@ class _Ready:
             graphs = [argument.value.dask for argument in arguments if argument.kind == "chunked"]
             self._owners = [weakref.ref(graph, self._let_go) for graph in graphs]
             self.bound, self.ran = (given, list(values), bounds), True
-        for slot, place, _ in self.plan.blocks:
-            if arguments[place].kind == "array":
-                values[slot] = arguments[place].value
+        for slot, place in self.small:
+            values[slot] = arguments[place].value
         self.plan.bind_numbers(values, arguments)
         return values, bounds, again
 

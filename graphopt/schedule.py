@@ -262,8 +262,11 @@ class _Builder:
         last: dict[int, int] = {}
         for level, kernel, lane, traced in self.rows:
             groups.setdefault(level, {}).setdefault(id(kernel), []).append((kernel, lane, traced))
-            for slot in (*lane.writes, *lane.reads):
+            for slot in lane.writes:
                 last[slot] = max(last.get(slot, 0), level)
+            for slot in lane.reads:
+                if slot in self.level_of:  # what is given stays with whoever gave it
+                    last[slot] = max(last.get(slot, 0), level)
         kept = {self.slot_of[key] for key in self.keys if key in self.slot_of}
         drop: dict[int, list[int]] = {}
         for slot, level in last.items():
