@@ -40,6 +40,8 @@ test-slow: $(INSTALLED) ## run the tests that take long
 
 bench: $(INSTALLED) ## run the benchmarks: ratios within one run, then timings to compare over time
 	$(VENV_PYTHON) bench/foundation.py
+	$(VENV_PYTHON) bench/loops.py
+	$(VENV_PYTHON) bench/replay.py
 	$(VENV_PYTHON) -m pytest bench --benchmark-only $(ARGS)
 
 conformance: $(INSTALLED) ## run dask's own array tests with graphopt, and list what fails only then

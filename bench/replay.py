@@ -12,8 +12,10 @@ import json
 import math
 import os
 import resource
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,6 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import threadpoolctl
@@ -28,6 +31,8 @@ from rich.console import Console
 from rich.table import Table
 
 import graphopt as go
+from graphopt.execute.team import Team
+from graphopt.pipeline import Optimizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from iterative import PROBLEMS, Call, Problem
@@ -117,6 +122,47 @@ def per_task(times: Times) -> str:
     return f"a task that does nothing ({LANES} lanes of {OPERATIONS}): {', '.join(parts)}; to reach: 1 µs"
 
 
+def replayed_logistic(chunks: int, rounds: int) -> str:
+    """Run code that nobody changed in `optimized(replay=True)`, beside dask, `optimized()` and `compile`."""
+    problem = PROBLEMS["logistic"](chunks)
+    call, (data, state) = problem.with_dask(), (problem.data, problem.state)
+    plain = partial(call, problem.step, *data, *state)
+    step = go.compile(problem.step)
+
+    with go.optimized(replay=True) as policy:
+        hook = dask.config.get("array_optimize")
+
+    def inside(hook: Any) -> Any:
+        with dask.config.set(array_optimize=hook, delayed_optimize=hook, bag_optimize=hook):
+            return plain()
+
+    found = interleaved(
+        {
+            "dask": plain,
+            "optimized()": partial(inside, Optimizer(policy)),
+            "optimized(replay=True)": partial(inside, hook),
+            "compile": lambda: step(*data, *state),
+        },
+        rounds,
+    )
+    return f"code that nobody changed, {chunks} chunks: " + ", ".join(f"{k} {v * 1e3:.1f} ms" for k, v in found.items())
+
+
+def hand_over(runs: int = 2_000) -> str:
+    """Start and join a team that does nothing: what threads cost an iteration."""
+    team = Team(2)
+
+    def nothing_at_all() -> None:
+        pass
+
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        team.run([nothing_at_all, nothing_at_all])
+        times.append(time.perf_counter() - start)
+    return f"starting and joining two threads: {statistics.median(times) * 1e6:.1f} µs; to reach: 30 µs"
+
+
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
@@ -202,7 +248,10 @@ def main() -> None:
                 table.add_row(*times.cells())
                 status.update(f"{times.problem}, {times.chunks} chunks: done")
                 if times.problem == NO_OP:
-                    table.caption = per_task(times)
+                    table.caption = per_task(times) + "\n" + hand_over()
+            if not options.only:
+                status.update("code that nobody changed")
+                table.caption = f"{table.caption}\n{replayed_logistic(100, options.rounds)}"
     console.print(table)
     if options.json:
         options.json.write_text(json.dumps({"machine": machine(), "rows": found}, indent=1, ensure_ascii=False))

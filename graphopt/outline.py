@@ -15,7 +15,7 @@ import numpy as np
 
 from graphopt.functions import token
 from graphopt.graph import dependencies
-from graphopt.program import Program, container
+from graphopt.program import DICT, Program, container
 from graphopt.spec import Alias, DataNode, GraphNode, Task, TaskRef
 from graphopt.standins import Scalar
 from graphopt.types import Graph, Key, Node
@@ -216,8 +216,10 @@ class _Holes:
 
     def node(self, node: Any) -> Any:
         args = [self.argument(arg) for arg in node.args]
-        if container(node) is not None:
-            return type(node)(*args) if type(node) is not Task else Task(node.key, node.func, *args, **node.kwargs)
+        kind = container(node)
+        if kind is not None:  # a dict is written as a list of names and values, but not made from one
+            plain = type(node) is Task or kind == DICT
+            return Task(node.key, node.func, *args, **node.kwargs) if plain else type(node)(*args)
         return Task(node.key, node.func, *args, **{name: self.argument(arg) for name, arg in node.kwargs.items()})
 
     def argument(self, value: Any) -> Any:
