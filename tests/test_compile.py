@@ -1084,3 +1084,19 @@ def test_a_plan_is_printed() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         compile(plan.source, "plan", "exec")
+
+
+def test_numba_is_loaded_by_the_first_compiled_loop_and_not_before() -> None:
+    """Importing it takes as long, and as much memory, as all the rest."""
+    code = """if True:
+        import sys
+        import dask.array as da
+        import graphopt as go
+        x = da.ones(4, chunks=2).persist(scheduler="sync")
+        with go.optimized():
+            (x + 1).sum().compute(scheduler="threads")
+        assert "numba" not in sys.modules
+        go.compile(lambda x: (x + 1).sum())(x)
+        assert "numba" in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -10,8 +10,6 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 
-from graphopt.execute.spin import Cell
-
 __all__ = ["Team", "team_of"]
 
 
@@ -51,6 +49,8 @@ class _Member:
     """
 
     def __init__(self, number: int) -> None:
+        from graphopt.execute.spin import Cell  # loads numba, which not everybody needs
+
         self._job: _Job | None = None
         self._asleep = False
         self._wake = threading.Semaphore(0)
