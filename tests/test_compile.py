@@ -1100,3 +1100,18 @@ def test_numba_is_loaded_by_the_first_compiled_loop_and_not_before() -> None:
         assert "numba" in sys.modules
     """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_value_that_changes_its_shape_from_call_to_call_is_no_trouble_to_loops() -> None:
+    """What a Delayed task returns dask cannot know: here one number where it was promised a row."""
+    X = held(A)
+    columns = X.shape[1]
+    whole = np.exp(X.compute())
+    for_each_call = [np.arange(columns) + 1.0, np.arange(columns) + 2.0, np.array([5.0]), np.arange(columns) + 3.0]
+    rest = iter(for_each_call)
+
+    row = da.from_delayed(dask.delayed(lambda: next(rest))(), (columns,), float)
+    step = go.compile(lambda X: (np.exp(X) * row).sum(axis=0))
+    for given in for_each_call:
+        np.testing.assert_allclose(step(X), (whole * given).sum(axis=0))
+    assert step.plan(X).observed.loops

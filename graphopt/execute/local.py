@@ -112,9 +112,12 @@ def _guarded(level: Level, part: Sequence[Piece], values: list[Any], stop: Stop,
 def _run_part(level: Level, part: Sequence[Piece], values: list[Any], stop: Stop, looped: Mapping[int, LoopRun]) -> None:
     for place, first, last in part:
         if place in looped:
-            looped[place].run(first, last, values, stop)
-        else:
-            _run_lanes(level.groups[place], first, last, values, stop)
+            try:
+                looped[place].run(first, last, values, stop)
+                continue
+            except ValueError:
+                pass  # a value that all lanes share is of another shape than at the first run
+        _run_lanes(level.groups[place], first, last, values, stop)
 
 
 def _stop(stop: Stop) -> None:
