@@ -33,14 +33,25 @@ def _load(context: Any, address: Any) -> Any:
 load: Any = _load  # called with the address alone: the context is numba's own
 
 
-@numba.njit("int64(int64, int64, int64)", nogil=True, cache=True)
-def spin(address: int, old: int, looks: int) -> int:
-    """Return what is at an address once it is no longer ``old``, or ``old`` after so many looks."""
+def _spin(address: int, old: int, looks: int) -> int:
     for _ in range(looks):
         value = load(address)
         if value != old:
             return value  # type: ignore[no-any-return]
     return old
+
+
+def _compiled() -> Any:
+    """Compile it, and keep it on disk where there is a place for that: it takes half a second."""
+    signature = "int64(int64, int64, int64)"
+    try:
+        return numba.njit(signature, nogil=True, cache=True)(_spin)
+    except RuntimeError:  # neither the package's folder nor the user's can be written to
+        return numba.njit(signature, nogil=True)(_spin)
+
+
+#: ``spin(address, old, looks)`` returns what is at an address once it is no longer ``old``, or ``old`` after so many looks.
+spin = _compiled()
 
 
 class Cell:
