@@ -25,6 +25,9 @@ __all__ = ["captured", "fingerprint"]
 #: Arrays of more bytes than this count by identity, unless all of them is asked for.
 _SMALL = 4096
 
+#: Containers of more items than this count by identity: they would be gone through at every call.
+_ITEMS = 1000
+
 #: How far to follow attributes, containers and functions that call functions.
 _DEPTH = 4
 
@@ -79,6 +82,8 @@ def fingerprint(value: Any, *, whole: bool = False, running: Collection[Any] = (
         dask = getattr(value, "dask", value)
         return (kind, getattr(value, "name", None) or getattr(value, "key", None), _Same(dask))
     if depth == 0 or isinstance(value, (type, ModuleType)):
+        return _Same(value)
+    if isinstance(value, (tuple, list, set, frozenset, dict)) and len(value) > _ITEMS and not whole:
         return _Same(value)
     look = functools.partial(fingerprint, whole=whole, running=running, depth=depth - 1)
     if isinstance(value, (tuple, list)):

@@ -36,6 +36,7 @@ import threadpoolctl
 from oracle import close, same
 
 import graphopt as go
+from graphopt import fingerprint as fingerprint_module
 from graphopt.execute.team import Team
 
 pytestmark = pytest.mark.timeout(60)
@@ -1115,3 +1116,22 @@ def test_a_value_that_changes_its_shape_from_call_to_call_is_no_trouble_to_loops
     for given in for_each_call:
         np.testing.assert_allclose(step(X), (whole * given).sum(axis=0))
     assert step.plan(X).observed.loops
+
+
+def test_large_captured_containers_cost_nothing_at_each_call_and_are_told_apart() -> None:
+    X = held(A)
+    table = list(range(100_000))
+
+    def step(X: Any) -> Any:
+        return X * table[7]
+
+    compiled = go.compile(step)
+    assert np.array_equal(compiled(X).compute(), A * 7)
+    looked: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fingerprint_module, "_Same", lambda value: looked.append(len(value)) or id(value))
+        assert len(str(fingerprint_module.fingerprint(table))) < 100
+    assert looked == [100_000]
+    table = [value + 1 for value in table]
+    assert np.array_equal(compiled(X).compute(), A * 8)
+    assert compiled.stats.traces == 2
