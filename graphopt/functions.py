@@ -64,7 +64,7 @@ def _function_token(func: FunctionType) -> Hashable:
         cells = [cell.cell_contents for cell in func.__closure__ or ()]
     except ValueError:  # a cell that is not filled yet
         return (id, id(func))
-    if func.__dict__ or func in cells:
+    if func.__dict__ or any([cell is func for cell in cells]):
         return (id, id(func))
     captured = (*cells, *(func.__defaults__ or ()), *(func.__kwdefaults__ or {}).items())
     return (FunctionType, func.__code__, id(func.__globals__), *map(token, captured))

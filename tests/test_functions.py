@@ -256,3 +256,27 @@ def test_other_literals_are_not_simple(value: Any) -> None:
 def test_what_may_be_bound_to_a_name() -> None:
     assert all(map(bindable, [user, int, np.dtype("f8"), np.exp, functools.partial(user)]))
     assert not any(map(bindable, [1, "int", np.zeros(1), None]))
+
+
+def _adder(by: Any) -> Any:
+    def add_it(x: Any) -> Any:
+        return x + by
+
+    return add_it
+
+
+def test_functions_written_in_place_are_alike_by_code_and_by_what_they_capture() -> None:
+    assert token(_adder(1)) == token(_adder(1))
+    assert token(_adder(1)) != token(_adder(1.0))
+    assert token(lambda x: x + 1) != token(lambda x: x + 2)
+    big = np.arange(3)
+    assert token(_adder(big)) == token(_adder(big)), "an array by identity, whatever it says to =="
+    assert token(_adder(big)) != token(_adder(big.copy()))
+    named = _adder(1)
+    named.note = "its own"
+    assert token(named) != token(_adder(1))
+
+    def itself(n: int) -> int:
+        return n and itself(n - 1)
+
+    assert token(itself) == token(itself)
