@@ -21,6 +21,7 @@ from toolz.functoolz import Compose
 __all__ = ["bindable", "is_fresh", "is_lock", "is_pure", "is_simple", "token", "writes"]
 
 _ATOMS = (str, int, bool, bytes, type(None))
+_LEAVES = (*_ATOMS, float, complex, slice)
 
 
 def token(value: Any) -> Hashable:
@@ -66,8 +67,14 @@ def _function_token(func: FunctionType) -> Hashable:
         return (id, id(func))
     if func.__dict__ or any([cell is func for cell in cells]):
         return (id, id(func))
-    captured = (*cells, *(func.__defaults__ or ()), *(func.__kwdefaults__ or {}).items())
-    return (FunctionType, func.__code__, id(func.__globals__), *map(token, captured))
+    by_name = func.__kwdefaults__ or {}
+    captured = (*cells, *(func.__defaults__ or ()), *by_name, *by_name.values())
+    return (FunctionType, func.__code__, id(func.__globals__), *map(_captured_token, captured))
+
+
+def _captured_token(value: Any) -> Hashable:
+    """Return the token of what a function captures; of what may lead back to the function only that it is the same."""
+    return token(value) if type(value) in _LEAVES or isinstance(value, (np.ndarray, np.generic)) else (id, id(value))
 
 
 def is_simple(value: Any) -> bool:

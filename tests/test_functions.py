@@ -269,6 +269,8 @@ def test_functions_written_in_place_are_alike_by_code_and_by_what_they_capture()
     assert token(_adder(1)) == token(_adder(1))
     assert token(_adder(1)) != token(_adder(1.0))
     assert token(lambda x: x + 1) != token(lambda x: x + 2)
+    by_name = [lambda x, *, k=k: x + k for k in (1, 1, 2)]
+    assert token(by_name[0]) == token(by_name[1]) != token(by_name[2])
     big = np.arange(3)
     assert token(_adder(big)) == token(_adder(big)), "an array by identity, whatever it says to =="
     assert token(_adder(big)) != token(_adder(big.copy()))
@@ -280,3 +282,11 @@ def test_functions_written_in_place_are_alike_by_code_and_by_what_they_capture()
         return n and itself(n - 1)
 
     assert token(itself) == token(itself)
+
+    def even(n: int) -> Any:
+        return n == 0 or odd(n - 1)
+
+    def odd(n: int) -> Any:
+        return n != 0 and even(n - 1)
+
+    assert token(even) == token(even) != token(odd)
