@@ -13,7 +13,7 @@ from graphopt.pipeline import Policy, checked, classes_of, run_passes
 from graphopt.spec import TaskRef
 from graphopt.types import Key, Refusal
 
-__all__ = ["Explanation", "KernelUse", "explain"]
+__all__ = ["Explanation", "KernelUse", "explain", "left_apart"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,7 @@ class Explanation:
         for kernel in self.kernels:
             lines += ["", f"{kernel.name}: {kernel.tasks} tasks in one, in {kernel.regions} places"]
             lines += [f"    {line}" for line in kernel.source.splitlines()]
-        reasons: dict[tuple[str, str], list[Key]] = {}
-        for refusal in self.refusals:
-            reasons.setdefault((refusal.rewrite, refusal.reason), []).append(refusal.key)
-        if reasons:
-            lines += ["", "Left apart:"]
-        for (rewrite, reason), keys in reasons.items():
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            lines.append(f"    {rewrite}: {keys[0]!r}{more}: {reason}")
+        lines += left_apart(self.refusals)
         return "\n".join(lines)
 
 
@@ -93,6 +86,18 @@ def explain(graph: Any, keys: Any, policy: Policy | None = None, *, futures: Ite
         tuple(sorted(kernels, key=lambda k: -k.regions)),
         tuple(refusals),
     )
+
+
+def left_apart(refusals: Iterable[Refusal]) -> list[str]:
+    """Return the lines that say what was left apart and why, equal reasons together."""
+    reasons: dict[tuple[str, str], list[Key]] = {}
+    for refusal in refusals:
+        reasons.setdefault((refusal.rewrite, refusal.reason), []).append(refusal.key)
+    lines = ["", "Left apart:"] if reasons else []
+    for (rewrite, reason), keys in reasons.items():
+        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        lines.append(f"    {rewrite}: {keys[0]!r}{more}: {reason}")
+    return lines
 
 
 def _sources(kernel: Kernel) -> str:

@@ -3,6 +3,8 @@
 Regions are traced into programs; equal programs are one shape. Literals that never differ within a shape are written into
 the text, the others are arguments, so 500 chunks share one code object and one pickle. A `Fused` task calls the kernel
 with its own inputs and literals; when the kernel fails, the task adds to the error which of the user's keys it was.
+
+The file is a little long: what writes kernels for tasks and for replays is one generator, and knows the kernels inside out.
 """
 
 from __future__ import annotations
@@ -138,7 +140,7 @@ class Fused(Task):
 class _Shape:
     """All the places where one program is used: its literals there, and in the end its kernel."""
 
-    __slots__ = ("hints", "kernel", "literals", "program", "slot_hints", "slots")
+    __slots__ = ("hints", "kernel", "known", "literals", "program", "slot_hints", "slots")
 
     def __init__(self, program: Program, tracer: Tracer) -> None:
         self.program = program
@@ -146,6 +148,7 @@ class _Shape:
         self.slot_hints = tracer.hints
         self.literals: list[list[Any]] = []
         self.kernel: Kernel | None = None
+        self.known: dict[int, Any] = {}  # the literals in its text, once it is written
         self.slots: tuple[int, ...] = ()
 
     def fixed(self) -> dict[int, Any]:
@@ -214,7 +217,6 @@ def trace_regions(regions: Iterable[Region]) -> list[Traced]:
     for region in regions:
         tracer = generator._trace(region)
         found.append((generator._shape(tracer, region), tracer, region))
-    fixed = {id(shape): shape.fixed() for shape in generator.shapes.values()}
     for shape in list(generator.shapes.values()):
         generator._write(shape)
     out = []
@@ -222,8 +224,8 @@ def trace_regions(regions: Iterable[Region]) -> list[Traced]:
         assert shape.kernel is not None
         literals = tuple([tracer.literals[slot] for slot in shape.slots])
         labels = tuple(tracer.labels)
-        program, known = shape.program, fixed[id(shape)]
-        out.append(Traced(shape.kernel, tuple(tracer.inputs), literals, region.outputs, labels, program, shape.slots, known))
+        inputs, program = tuple(tracer.inputs), shape.program
+        out.append(Traced(shape.kernel, inputs, literals, region.outputs, labels, program, shape.slots, shape.known))
     return out
 
 
@@ -315,7 +317,8 @@ class _Generator:
 
     def _write(self, shape: _Shape) -> None:
         """Write and bind a shape's kernel; shapes it calls come first, because tracing met them first."""
-        source = write(shape.program, shape.fixed(), hints=shape.hints, slot_hints=shape.slot_hints, kernels=self.kernels)
+        shape.known = shape.fixed()
+        source = write(shape.program, shape.known, hints=shape.hints, slot_hints=shape.slot_hints, kernels=self.kernels)
         shape.kernel = Kernel(source.name, source.text, source.constants, source.lines, source.tasks)
         shape.slots = source.slots
         self.kernels[id(shape.program)] = (shape.kernel, shape.slots)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from dask.utils import format_bytes
 
+from graphopt.explain import left_apart
 from graphopt.graph import is_constant, read
 from graphopt.kernel import Kernel
 from graphopt.outline import Outline, outline, same
@@ -116,14 +117,7 @@ class Plan:
                 if isinstance(group.kernel, Kernel):
                     lines += [f"    {line}" for line in group.kernel.source.splitlines()]
                     lines += self._looped(group.name)
-        reasons: dict[tuple[str, str], list[Key]] = {}
-        for refusal in self.refusals:
-            reasons.setdefault((refusal.rewrite, refusal.reason), []).append(refusal.key)
-        if reasons:
-            lines += ["", "Left apart:"]
-        for (rewrite, reason), keys in reasons.items():
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            lines.append(f"    {rewrite}: {keys[0]!r}{more}: {reason}")
+        lines += left_apart(self.refusals)
         return "\n".join(lines)
 
     def _looped(self, name: str) -> list[str]:

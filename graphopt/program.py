@@ -12,6 +12,7 @@ How an argument is written down (a *spec*): ``(VALUE, i)`` the result of step i,
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, cast
 
@@ -36,9 +37,11 @@ __all__ = [
     "Spec",
     "Step",
     "Tracer",
+    "carried_over",
     "container",
     "is_subgraph",
     "program_of",
+    "without_partial",
 ]
 
 VALUE, INPUT, LITERAL, CONST, ITEM = "value", "input", "literal", "const", "item"
@@ -122,6 +125,41 @@ class Program:
 
     def __repr__(self) -> str:
         return f"<Program of {len(self.steps)} steps, {self.inputs} in, {len(self.outputs)} out>"
+
+
+def carried_over(program: Program, arguments: tuple[Spec, ...], results: list[Spec]) -> Callable[[Spec], Spec]:
+    """Return what turns a spec inside a program into one of its caller, who passes ``arguments`` and keeps ``results``.
+
+    Constants come as ``(CONST, value)``: the value itself, because their places mean nothing to the caller.
+    """
+
+    def move(spec: Spec) -> Spec:
+        kind = spec[0]
+        if kind == VALUE:
+            return results[spec[1]]
+        if kind == INPUT:
+            return arguments[spec[1]]
+        if kind == LITERAL:
+            return arguments[program.inputs + spec[1]]
+        if kind == CONST:
+            return (CONST, program.constants[spec[1]])
+        if kind == ITEM:
+            inner = move(spec[1])
+            return inner[1 + spec[2]] if inner[0] == TUPLE else (ITEM, inner, spec[2])
+        return (kind, *map(move, spec[1:]))
+
+    return move
+
+
+def without_partial(
+    func: Any, args: tuple[Spec, ...], options: dict[str, Spec]
+) -> tuple[Any, tuple[Spec, ...], dict[str, Spec]]:
+    """Return the function inside partials, and what it is then called with."""
+    while type(func) is functools.partial:
+        args = (*((CONST, value) for value in func.args), *args)
+        options = {**{name: (CONST, value) for name, value in func.keywords.items()}, **options}
+        func = func.func
+    return func, args, options
 
 
 class Tracer:

@@ -134,7 +134,7 @@ class Replayer(Optimizer):
         entry = self.cache.get((found.signature, policy))
         if entry is None:
             try:
-                entry = _entry(graph, keys, policy)
+                entry = _entry(graph, keys, policy, found.data)
             except TraceError:  # a task that only a cluster can run
                 return None
             self.cache.add((found.signature, policy), entry)
@@ -146,10 +146,9 @@ class Replayer(Optimizer):
         return {name: Task(name, work), **picks}
 
 
-def _entry(graph: Graph, keys: Sequence[Key], policy: Policy) -> _Entry:
+def _entry(graph: Graph, keys: Sequence[Key], policy: Policy, data: Sequence[Any]) -> _Entry:
     holes, places = with_holes(graph, keys)
     refusals: list[Refusal] = []
-    data = outline(graph, keys).data
     small = [key for key, place in places.items() if getattr(data[place], "nbytes", 0) <= _SMALL]
     schedule = lay_out(holes, keys, policy, exact=True, refusals=refusals, small=small)
     given = tuple([(schedule.slots[key], place) for key, place in places.items() if key in schedule.slots])

@@ -173,7 +173,8 @@ def lay_out(
     first, handed = prologue(graph, small)
     if first:
         before = set(first)
-        asked = [*handed, *(key for key in first if key in set(keys) - set(handed))]
+        wanted = set(keys)
+        asked = list(dict.fromkeys([*handed, *(key for key in first if key in wanted)]))
         constants = {key: node for key, node in graph.items() if is_constant(node)}
         early = run(("diamond",), {**constants, **{key: graph[key] for key in first}}, asked)
         rest = {key: TaskRef(key) if key in before else node for key, node in graph.items()}

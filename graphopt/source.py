@@ -9,6 +9,8 @@
 Operators become operators, NumPy functions are called as ``np.…``, results used once are written where they are used, names
 come from the functions, and a value is deleted after its last use so that NumPy gets its memory back. A function that is not
 NumPy's or an operator has a line to itself, so that a traceback points at one call of the user's.
+
+The file is long because its writer is one thing: names, expressions and statements are decided together.
 """
 
 from __future__ import annotations
@@ -27,7 +29,22 @@ from graphopt import lean
 from graphopt.functions import bindable, is_simple
 from graphopt.graph import key_name
 from graphopt.peephole import contractions
-from graphopt.program import CONST, DICT, INPUT, ITEM, LIST, LITERAL, SET, TUPLE, VALUE, Program, Spec, Step
+from graphopt.program import (
+    CONST,
+    DICT,
+    INPUT,
+    ITEM,
+    LIST,
+    LITERAL,
+    SET,
+    TUPLE,
+    VALUE,
+    Program,
+    Spec,
+    Step,
+    carried_over,
+    without_partial,
+)
 
 __all__ = ["Source", "function_name", "write"]
 
@@ -148,22 +165,7 @@ class _Writer:
     def _expand(self, program: Program, arguments: tuple[Spec, ...], outer: int | None) -> tuple[Spec, ...]:
         """Write out the steps of a program, and of programs it calls that are no kernels; return where its outputs are."""
         results: list[Spec] = []
-
-        def move(spec: Spec) -> Spec:
-            kind = spec[0]
-            if kind == VALUE:
-                return results[spec[1]]
-            if kind == INPUT:
-                return arguments[spec[1]]
-            if kind == LITERAL:
-                return arguments[program.inputs + spec[1]]
-            if kind == CONST:
-                return (CONST, program.constants[spec[1]])  # from here on the value itself
-            if kind == ITEM:
-                inner = move(spec[1])
-                return inner[1 + spec[2]] if inner[0] == TUPLE else (ITEM, inner, spec[2])
-            return (kind, *map(move, spec[1:]))
-
+        move = carried_over(program, arguments, results)
         for place, (func, args, kwargs) in enumerate(program.steps):
             label = program.labels[place] if place < len(program.labels) else None
             moved = tuple(map(move, args))
@@ -171,11 +173,7 @@ class _Writer:
                 inner = self._expand(func, moved, place if outer is None else outer)
                 results.append(inner[0] if len(inner) == 1 else (TUPLE, *inner))
             else:
-                options = {name: move(value) for name, value in kwargs}
-                while type(func) is functools.partial:
-                    moved = (*((CONST, value) for value in func.args), *moved)
-                    options = {**{name: (CONST, value) for name, value in func.keywords.items()}, **options}
-                    func = func.func
+                func, moved, options = without_partial(func, moved, {name: move(value) for name, value in kwargs})
                 self.steps.append((func, moved, tuple(options.items())))
                 self.labels.append((place, None) if outer is None else (outer, label))
                 self.wishes.append(function_name(func) if isinstance(label, list) else key_name(label))

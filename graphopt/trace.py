@@ -163,7 +163,7 @@ def resident_blocks(array: da.Array) -> tuple[Any, ...] | None:
         value = layer.get(key)
         if isinstance(value, DataNode):
             value = value.value
-        elif value is None or isinstance(value, (GraphNode, TaskRef, Alias, tuple, str, list, dict)):
+        elif value is None or isinstance(value, _NO_BLOCKS):
             return None
         if is_future(value) or is_dask_collection(value):
             return None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 from toolz.functoolz import Compose
 
 from graphopt.graph import key_name
-from graphopt.program import CONST, INPUT, ITEM, LITERAL, TUPLE, VALUE, Program, Spec
+from graphopt.program import INPUT, LITERAL, TUPLE, VALUE, Program, Spec, carried_over, without_partial
 
 __all__ = ["Call", "flatten"]
 
@@ -31,22 +30,7 @@ def flatten(program: Program) -> tuple[list[Call], tuple[Spec, ...]]:
 
 def _expand(program: Program, arguments: tuple[Spec, ...], calls: list[Call]) -> tuple[Spec, ...]:
     results: list[Spec] = []
-
-    def move(spec: Spec) -> Spec:
-        kind = spec[0]
-        if kind == VALUE:
-            return results[spec[1]]
-        if kind == INPUT:
-            return arguments[spec[1]]
-        if kind == LITERAL:
-            return arguments[program.inputs + spec[1]]
-        if kind == CONST:
-            return (CONST, program.constants[spec[1]])  # from here on the value itself
-        if kind == ITEM:
-            inner = move(spec[1])
-            return inner[1 + spec[2]] if inner[0] == TUPLE else (ITEM, inner, spec[2])
-        return (kind, *map(move, spec[1:]))
-
+    move = carried_over(program, arguments, results)
     for place, (func, args, kwargs) in enumerate(program.steps):
         label = program.labels[place] if place < len(program.labels) else None
         name = "x" if label is None or isinstance(label, list) else key_name(label)
@@ -55,10 +39,7 @@ def _expand(program: Program, arguments: tuple[Spec, ...], calls: list[Call]) ->
 
 
 def _call(func: Any, args: tuple[Spec, ...], options: dict[str, Spec], name: str, calls: list[Call]) -> Spec:
-    while type(func) is functools.partial:
-        args = (*((CONST, value) for value in func.args), *args)
-        options = {**{key: (CONST, value) for key, value in func.keywords.items()}, **options}
-        func = func.func
+    func, args, options = without_partial(func, args, options)
     if isinstance(func, Program) and not options:
         inner = _expand(func, args, calls)
         return inner[0] if len(inner) == 1 else (TUPLE, *inner)

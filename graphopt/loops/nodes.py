@@ -7,13 +7,13 @@ lane's rows. Whatever the order of its axes, a value of rows is kept as ``n`` ro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["ROWS", "Arg", "Const", "Node", "Operand", "Output", "Refused", "literal_text", "pattern"]
+__all__ = ["ROWS", "Arg", "Const", "Node", "Operand", "Output", "Refused", "inputs_first", "literal_text", "pattern"]
 
 #: Stands in a shape for the number of rows of the lane.
 ROWS = -1
@@ -141,6 +141,20 @@ class Node:
 
 
 Operand = Node | Const
+
+
+def inputs_first(roots: Sequence[Node], made_of: Callable[[Node], list[Node]]) -> Iterator[Node]:
+    """Yield nodes, each once, after those it is made of; of those the last in the list comes first."""
+    done: set[Node] = set()
+    stack = [(node, False) for node in reversed(roots)]
+    while stack:
+        node, finished = stack.pop()
+        if finished:
+            yield node
+        elif node not in done:
+            done.add(node)
+            stack.append((node, True))
+            stack += [(part, False) for part in made_of(node)]
 
 
 def literal_text(value: Any, dtype: np.dtype[Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from graphopt.loops.nodes import Node, Operand, pattern
+from graphopt.loops.nodes import Node, Operand, inputs_first, pattern
 
 __all__ = ["spread"]
 
@@ -40,13 +40,4 @@ def _repeated(arg: Operand, node: Node, known: dict[tuple[Node, tuple[int, ...]]
 
 def _all(roots: Sequence[Node]) -> Iterator[Node]:
     """Yield nodes, views too, each after those it is made of."""
-    done: set[Node] = set()
-    stack = [(node, False) for node in reversed(roots)]
-    while stack:
-        node, finished = stack.pop()
-        if finished:
-            yield node
-        elif node not in done:
-            done.add(node)
-            stack.append((node, True))
-            stack += [(arg, False) for arg in node.args if isinstance(arg, Node)]
+    return inputs_first(roots, lambda node: [arg for arg in node.args if isinstance(arg, Node)])

@@ -15,7 +15,7 @@ import numpy as np
 
 from graphopt.loops.expressions import Group, Names, call_text, expression, loop_text, repeat_text, start_value
 from graphopt.loops.lower import Lowered
-from graphopt.loops.nodes import Node, Output
+from graphopt.loops.nodes import Node, Output, inputs_first
 from graphopt.loops.spread import spread
 from graphopt.loops.vectors import WIDTH
 
@@ -205,16 +205,7 @@ def times(node: Node) -> str:
 
 def below(roots: list[Node]) -> Iterator[Node]:
     """Yield nodes that hold numbers, each after those it reads."""
-    done: set[Node] = set()
-    stack = [(node, False) for node in reversed(roots)]
-    while stack:
-        node, finished = stack.pop()
-        if finished:
-            yield node
-        elif node not in done:
-            done.add(node)
-            stack.append((node, True))
-            stack += [(arg, False) for arg in reversed(list(node.reads()))]
+    return inputs_first(roots, lambda node: list(node.reads())[::-1])
 
 
 def grouped(nodes: list[Node]) -> list[Group]:
