@@ -7,8 +7,11 @@ configuration.
 
 from __future__ import annotations
 
+import atexit
 import copy
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +25,12 @@ hypothesis.settings.register_profile("ci", deadline=None, max_examples=100, dera
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2_000, derandomize=False)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+
+# Machine code is kept for the length of a run, and shared by all processes of it: what a test counts must not depend on
+# what ran before.
+if "GRAPHOPT_STORE" not in os.environ:
+    os.environ["GRAPHOPT_STORE"] = tempfile.mkdtemp(prefix="graphopt-store-")
+    atexit.register(shutil.rmtree, os.environ["GRAPHOPT_STORE"], ignore_errors=True)
 
 #: Options of a `distributed.LocalCluster` that takes no port that anybody else may have.
 QUIET: dict[str, Any] = {"dashboard_address": ":0", "scheduler_kwargs": {"dashboard": False}}

@@ -18,6 +18,8 @@ from graphopt.schedule import Group, Level, Schedule
 
 __all__ = ["run"]
 
+_LARGE = 4 << 20  # bytes
+
 Stop = list[bool]  # one place: whether to stop at the next lane
 Piece = tuple[int, int, int]  # the place of a group in its level, its first lane, and the one after its last
 
@@ -61,9 +63,12 @@ def run(
         choice = workers > 1 and level.lanes > 1
         several = choice and threads(number)
         start = time.perf_counter()
-        parts = _parts(level, workers if several else 1, begun)
+        # What one thread has freed, the C library does not give to another: large results stay with the thread that makes them.
+        in_turn = choice and not several and meter is not None and meter.held[number] > _LARGE
+        parts = _parts(level, workers if several or in_turn else 1, begun)
         if len(parts) > 1:
-            team.run([partial(_guarded, level, part, values, stop, looped) for part in parts], partial(_stop, stop))
+            works = [partial(_guarded, level, part, values, stop, looped) for part in parts]
+            team.run(works, partial(_stop, stop), in_turn=in_turn)
         elif parts:
             _run_part(level, parts[0], values, stop, looped)
         if choice and not begun:

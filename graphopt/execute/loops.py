@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from graphopt.loops import Arg, Bound, Loop, loop_of
 from graphopt.schedule import Group, Schedule, Stack
-
-if TYPE_CHECKING:  # numba is loaded when the first loop is written: most of the time and memory of an import is its
-    from graphopt.loops import Bound, Loop
 
 __all__ = ["LoopRun", "Loops"]
 
@@ -23,7 +21,7 @@ __all__ = ["LoopRun", "Loops"]
 _PATIENCE = 0.05
 
 #: The chunks that loops are bound to, by level and group, for as long as the same chunks are given.
-Bounds = dict[tuple[int, int], "Bound"]
+Bounds = dict[tuple[int, int], Bound]
 
 
 class Loops:
@@ -83,8 +81,6 @@ class Loops:
         return out
 
     def _make(self, group: Group, values: list[Any]) -> _Looped | str:
-        from graphopt.loops import Arg, loop_of
-
         traced = group.traced
         if traced is None:
             return "it is not one of our kernels"

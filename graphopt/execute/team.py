@@ -10,6 +10,8 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 
+from graphopt.execute.spin import Cell
+
 __all__ = ["Team", "team_of"]
 
 
@@ -49,8 +51,6 @@ class _Member:
     """
 
     def __init__(self, number: int) -> None:
-        from graphopt.execute.spin import Cell  # loads numba, which not everybody needs
-
         self._job: _Job | None = None
         self._asleep = False
         self._wake = threading.Semaphore(0)
@@ -77,7 +77,7 @@ class _Member:
 
     def wait(self, job: _Job) -> None:
         """Wait for a job, awake for a moment, then asleep."""
-        before = self._done.wait(-1, 1)
+        before = self._done.read()
         if before != job.number and self._done.wait(before) != job.number:
             job.wait()
 
@@ -88,7 +88,7 @@ class _Member:
             self._done.write(job.number)
 
     def _next(self) -> _Job:
-        seen = self._done.wait(-1, 1)
+        seen = self._done.read()
         while (posted := self._posted.wait(seen)) != seen:
             if (job := self._take()) is not None:
                 return job
@@ -116,8 +116,10 @@ class Team:
         self._members = [_Member(i) for i in range(1, threads)]
         self._busy = threading.Lock()
 
-    def run(self, works: Sequence[Callable[[], None]], stop: Callable[[], None] = lambda: None) -> None:
-        """Run the works at once, the first of them on this thread, and wait for all; raise the first error.
+    def run(
+        self, works: Sequence[Callable[[], None]], stop: Callable[[], None] = lambda: None, *, in_turn: bool = False
+    ) -> None:
+        """Run the works at once, or each on its thread but in turn, the first on this one; wait, and raise the first error.
 
         While another thread uses the team, they run here, one after the other: the answers are the same. ``stop`` is called
         when this thread is interrupted, and should make all works return soon: when this returns, none runs any more.
@@ -130,9 +132,12 @@ class Team:
         error: BaseException | None = None
         try:
             try:
-                for member, job in jobs:
+                for member, job in jobs if not in_turn else ():
                     member.start(job)
                 works[0]()
+                for member, job in jobs if in_turn else ():
+                    member.start(job)
+                    member.wait(job)
             except BaseException as mine:
                 error = mine
                 stop()

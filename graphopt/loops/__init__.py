@@ -11,9 +11,9 @@ units in the last place, and sums are added up in another order. NaN and infinit
 warnings about them do not.
 """
 
-from graphopt.loops.loop import Bound, Loop, compilations, loop_of
+from graphopt.loops.loop import Bound, Loop, loop_of
 from graphopt.loops.nodes import Arg, Output
 
 EXACT = False
 
-__all__ = ["EXACT", "Arg", "Bound", "Loop", "Output", "compilations", "loop_of"]
+__all__ = ["EXACT", "Arg", "Bound", "Loop", "Output", "loop_of"]

@@ -8,10 +8,24 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba import njit
 
-from graphopt.loops.vectors import WIDTH, Decorator, at_end, fused, load, lower_sums, most, plus, splat, store, total, zeros
+from graphopt.loops.sizes import ROWS, WIDTH
+from graphopt.loops.vectors import (
+    Decorator,
+    at_end,
+    eight,
+    fused,
+    load,
+    lower_sums,
+    most,
+    one_a_row,
+    plus,
+    splat,
+    store,
+    total,
+    zeros,
+)
 
 __all__ = [
     *("add_products", "add_rows", "add_up", "count_rows", "count_up", "dots", "greatest", "product"),
@@ -88,7 +102,7 @@ def _add_product(x: Any, n: int, k: int, v: Any, out: Any) -> None:
             to = out.ctypes.data + c * size
             store(to, plus(load(t, to), s))
         else:
-            sums = np.empty(WIDTH, t)
+            sums = eight(t)
             store(sums.ctypes.data, s)
             for j in range(m):
                 out[c + j] += sums[j]
@@ -100,7 +114,7 @@ def dots(x: Any, n: int, k: int, b: Any, m: int, out: Any) -> None:
     if m == 1:
         _dot(x, n, k, b, out)
         return
-    column = np.empty(n, x.dtype)
+    column = one_a_row(x.dtype)
     for c in range(m):
         _dot(x, n, k, b[c * k :], column)
         for i in range(n):
@@ -110,7 +124,13 @@ def dots(x: Any, n: int, k: int, b: Any, m: int, out: Any) -> None:
 @_compiled
 def row_sums(x: Any, n: int, k: int, out: Any) -> None:
     """Add up each row."""
-    _dot(x, n, k, np.ones(k, x.dtype), out)
+    if k <= ROWS:
+        ones = one_a_row(x.dtype)
+        ones[:k] = 1
+        _dot(x, n, k, ones, out)
+    else:
+        for i in range(n):
+            out[i] = add_up(x[i * k :], k)
 
 
 @_compiled
@@ -121,7 +141,7 @@ def add_products(x: Any, n: int, k: int, v: Any, m: int, out: Any) -> None:
     elif k == 1:
         _add_product(v, n, m, x, out)
     else:
-        column = np.empty(n, x.dtype)
+        column = one_a_row(x.dtype)
         for a in range(k):
             for i in range(n):
                 column[i] = x[i * k + a]
@@ -131,7 +151,7 @@ def add_products(x: Any, n: int, k: int, v: Any, m: int, out: Any) -> None:
 @_compiled
 def product(x: Any, n: int, v: Any) -> Any:
     """Multiply a column with a column."""
-    out = np.zeros(1, x.dtype)
+    out = eight(x.dtype)
     _dot(x, 1, n, v, out)
     return out[0]
 
@@ -139,7 +159,9 @@ def product(x: Any, n: int, v: Any) -> Any:
 @_compiled
 def add_rows(x: Any, n: int, k: int, out: Any) -> None:
     """Add up the rows."""
-    _add_product(x, n, k, np.ones(n, x.dtype), out)
+    ones = one_a_row(x.dtype)
+    ones[:n] = 1
+    _add_product(x, n, k, ones, out)
 
 
 @_compiled
@@ -196,7 +218,7 @@ def greatest(x: Any, n: int, sign: int, so_far: Any) -> Any:
     s = splat(so_far)
     for i in range(0, whole * size, WIDTH * size):
         s = most(s, load(t, at + i), sign)
-    ends = np.empty(WIDTH, t)
+    ends = eight(t)
     store(ends.ctypes.data, s)
     for i in range(WIDTH):
         so_far = _more(so_far, ends[i], sign)

@@ -2,40 +2,24 @@
 
 The compiled function takes a table with a line for each lane: how many rows it has, where they start among all, and the
 addresses of its chunks. Making the table costs about a microsecond a chunk and is done once; a call costs a few microseconds.
+Nothing here loads numba: that is up to `graphopt.native`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import linecache
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numba
 import numpy as np
-from numba import types
 
-from graphopt.loops import blocks, vector_math
 from graphopt.loops.lower import Lowered, lower
 from graphopt.loops.nodes import Arg, Const, Node, Refused
-from graphopt.loops.vectors import array_at
 from graphopt.loops.write import Written, write
+from graphopt.native import NotNative, Unit, compiled
 from graphopt.program import Program
 
-__all__ = ["Bound", "Loop", "compilations", "loop_of"]
-
-_KEPT = 256
-_LOCK = threading.Lock()
-_COMPILED: OrderedDict[tuple[str, str], Any] = OrderedDict()
-_COUNT = [0]
-
-
-def compilations() -> int:
-    """Return how many loops were compiled in this process."""
-    return _COUNT[0]
+__all__ = ["Bound", "Loop", "loop_of"]
 
 
 def loop_of(program: Program, fixed: Mapping[int, Any], args: Sequence[Arg]) -> Loop | str:
@@ -55,36 +39,18 @@ def loop_of(program: Program, fixed: Mapping[int, Any], args: Sequence[Arg]) -> 
         return Loop(lowered, write(lowered))
     except Refused as refused:
         return str(refused)
-    except numba.errors.NumbaError as error:
-        return f"numba cannot compile it: {next(iter(str(error).splitlines()), '')}"
+    except NotNative as why:
+        return str(why)
 
 
-def _compiled(written: Written) -> Any:
-    """Compile a text for its types once in a process."""
-    table = types.Array(types.int64, 2, "C", readonly=True)
-    shared = [_shared_type(node) for node in written.shared]
-    outs = [types.Array(numba.from_dtype(out.dtype), 1, "C") for out in written.outputs]
-    signature = types.void(table, types.int64, types.int64, *shared, *outs)
-    key = written.text, str(signature)
-    with _LOCK:
-        if key in _COMPILED:
-            _COMPILED.move_to_end(key)
-            return _COMPILED[key]
-        filename = f"<graphopt loop {hashlib.blake2b(repr(key).encode(), digest_size=6).hexdigest()}>"
-        linecache.cache[filename] = (len(written.text), None, written.text.splitlines(keepends=True), filename)
-        scope: dict[str, Any] = {"np": np, "blocks": blocks, "vector": vector_math, "array_at": array_at}
-        exec(compile(written.text, filename, "exec"), scope)  # the text is ours; see write.py
-        function = numba.njit(signature, nogil=True, error_model="numpy")(scope[written.name])
-        _COUNT[0] += 1
-        _COMPILED[key] = function
-        while len(_COMPILED) > _KEPT:
-            _COMPILED.popitem(last=False)
-        return function
+def _unit(written: Written) -> Unit:
+    """Return what is compiled: a text has its types in it."""
+    text = f"from graphopt.loops.vectors import array_at\n\n\n{written.text}"
+    modules = {"blocks": "graphopt.loops.blocks", "vector": "graphopt.loops.vector_math"}
+    return Unit(text, modules, also=("graphopt.loops.vectors", "graphopt.loops.sizes"))
 
 
-def _shared_type(node: Node) -> Any:
-    dtype = numba.from_dtype(node.dtype)
-    return types.Array(dtype, 1, "C", readonly=True) if node.shape else dtype
+_LINE = 64  # bytes of a line of the cache
 
 
 class Loop:
@@ -102,7 +68,7 @@ class Loop:
 
     def __init__(self, lowered: Lowered, written: Written) -> None:
         self.source, self.outputs = written.text, written.outputs
-        self._written, self._function = written, _compiled(written)
+        self._written, self._function = written, compiled(_unit(written))
         self._args = lowered.args
         self._lane_args = [(place, arg) for place, arg in enumerate(lowered.args) if arg.lane]
         self._shared_args = [(place, arg) for place, arg in enumerate(lowered.args) if not arg.lane]
@@ -148,7 +114,11 @@ class Loop:
         """Run the lanes of a range; return each output of all of them as one array."""
         counts = [out.columns * (rows if out.kind == "rows" else stop - start) for out in self.outputs]
         flat = [np.empty(count, out.dtype) for count, out in zip(counts, self.outputs, strict=True)]
-        self._function(table, start, stop, *self.shared_values(shared), *flat)
+        given = self.shared_values(shared)
+        room = np.empty(self._written.room + _LINE, np.uint8)
+        addresses = [array.ctypes.data for array in (*given, *flat)]
+        told = np.array([table.ctypes.data, start, stop, rows, -(-room.ctypes.data // _LINE) * _LINE, *addresses], np.int64)
+        self._function(told.ctypes.data)
         first = [rows if out.kind == "rows" else stop - start for out in self.outputs]
         return [
             array if not out.trailing else array.reshape(length, *out.trailing)
@@ -242,9 +212,5 @@ def _found(value: Any, values: Mapping[int, Any]) -> Any:
 
 
 def _flat(value: Any, node: Node) -> Any:
-    """Return a shared value as the compiled function takes it: a number, or a flat array."""
-    if not node.shape:
-        return value.item() if isinstance(value, np.ndarray) else value
-    if not value.flags.aligned:
-        value = value.copy()
-    return np.ascontiguousarray(value).reshape(-1)
+    """Return a shared value as the compiled function takes it: contiguous numbers of the type that it was told."""
+    return np.require(value, node.dtype, ("C", "A"))

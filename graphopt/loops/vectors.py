@@ -19,17 +19,18 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.core.datamodel.models import PrimitiveModel
 
+from graphopt.loops.sizes import ROWS, WIDTH
+
 __all__ = [
-    *("WIDTH", "Decorator", "intrinsic"),
-    *("array_at", "at_end", "fused", "load", "lower_sums", "most", "plus", "splat", "store", "total", "zeros"),
+    *("ROWS", "WIDTH", "Decorator", "intrinsic"),
+    *("array_at", "at_end", "eight", "fused", "load", "lower_sums", "most", "one_a_row", "plus", "splat", "store", "total"),
+    "zeros",
 ]
 
 #: What numba's decorators are: numba has types for few of its functions, and not the right ones for intrinsics.
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 intrinsic: Decorator = numba.extending.intrinsic
 carray: Any = numba.carray  # type: ignore[attr-defined]
-
-WIDTH = 8
 
 
 class _Vector(types.Type):
@@ -206,7 +207,35 @@ def _pointer(typing_context: Any, dtype: Any, address: Any) -> Any:
     return kind(dtype, types.intp), code
 
 
+def _room(count: int) -> Any:
+    """Return what finds memory on the stack for so many numbers: machine code that stands alone cannot allocate."""
+
+    def room(typing_context: Any, dtype: Any) -> Any:
+        kind = types.CPointer(dtype.dtype)
+
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return cgutils.alloca_once(builder, context.get_value_type(dtype.dtype), size=count)
+
+        return kind(dtype), code
+
+    return intrinsic(room)
+
+
+_room_for_8, _room_for_rows = _room(WIDTH), _room(ROWS)
+
 inline: Decorator = njit(forceinline=True, error_model="numpy")
+
+
+@inline
+def eight(dtype: Any) -> Any:
+    """Return memory for the numbers of a vector; they are anything."""
+    return carray(_room_for_8(dtype), WIDTH)
+
+
+@inline
+def one_a_row(dtype: Any) -> Any:
+    """Return memory for a number for each row of a block; they are anything."""
+    return carray(_room_for_rows(dtype), ROWS)
 
 
 @inline

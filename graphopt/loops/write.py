@@ -16,25 +16,30 @@ import numpy as np
 from graphopt.loops.expressions import Group, Names, call_text, expression, loop_text, repeat_text, start_value
 from graphopt.loops.lower import Lowered
 from graphopt.loops.nodes import Node, Output, inputs_first
+from graphopt.loops.sizes import ROWS, WIDTH
 from graphopt.loops.spread import spread
-from graphopt.loops.vectors import WIDTH
 
 __all__ = ["Written", "write"]
 
 _FIRST_CACHE, _SECOND_CACHE = 4_096, 16_384  # numbers of the widest value in a block
-_MOST_ROWS, _ENOUGH_ROWS, _LEAST_ROWS = 256, 64, 16
+_ENOUGH_ROWS, _LEAST_ROWS = 64, 16
+_LINE = 64  # bytes of a line of the cache
 
 
 @dataclass(frozen=True)
 class Written:
-    """The text of a loop, and what its parameters are: nodes shared by the lanes, then one flat array for each output."""
+    """The text of a loop, and what it is told.
 
-    name: str
+    It is told one address, of integers: the table of lanes, the first lane and the one after the last, their rows, memory for
+    what it computes on the way, the nodes shared by the lanes, and a flat array for each output.
+    """
+
     text: str
     shared: tuple[Node, ...]
     lanes: tuple[int, ...]
     outputs: tuple[Output, ...]
     needs_rows: bool
+    room: int
 
 
 def write(lowered: Lowered) -> Written:
@@ -95,12 +100,11 @@ class _Writer:
             )
 
     def write(self) -> Written:
-        params = [self.names.of(node) for node in self.shared]
         outs = [self.names.new(f"out_{place}") for place in range(len(self.outputs))]
         body = list(self.lane(outs))
-        text = [f"def loop({', '.join(['table', 'start', 'stop', *params, *outs])}):"]
-        text.append(f'    """{len(self.order)} values, written by graphopt."""')
-        text += [f"    {line}" for line in self.memory()]
+        memory, room = self.memory()
+        text = ["def run(at):", f'    """{len(self.order)} values, written by graphopt."""']
+        text += [f"    {line}" for line in (*self.told(outs), *memory)]
         text.append("    for lane in range(start, stop):")
         text += [f"        {line}" for line in body]
         outputs = tuple(
@@ -109,20 +113,33 @@ class _Writer:
         )
         lanes = tuple(node.extra for node in self.lanes)
         needs_rows = any(node.needs_rows for node in self.order)
-        return Written("loop", "\n".join(text) + "\n", tuple(self.shared), lanes, outputs, needs_rows)
+        return Written("\n".join(text) + "\n", tuple(self.shared), lanes, outputs, needs_rows, room)
 
-    def memory(self) -> Iterator[str]:
-        """Yield the lines that get the memory for what is kept of a block, and for folds."""
-        for node, columns in self.buffers.items():
-            size = self.block * columns + (WIDTH if node.op == "spread" else 0)
-            yield f"{self.names.of(node)} = np.empty({size}, np.{type_name(node.dtype)})"
-        for node in self.order:
-            if not node.rows and node.op != "shared" and node.columns > 1:
-                yield f"{self.names.of(node)} = np.empty({node.columns}, np.{type_name(node.dtype)})"
+    def told(self, outs: list[str]) -> Iterator[str]:
+        """Yield the lines that read what the loop is told."""
+        count = 5 + len(self.shared) + len(outs)
+        yield f"told = array_at(np.int64, at, {count})"
+        yield "start, stop, all_rows, room = told[1], told[2], told[3], told[4]"
+        yield f"table = array_at(np.int64, told[0], (stop, {2 + len(self.lanes)}))"
+        for place, node in enumerate(self.shared, 5):
+            array = f"array_at(np.{type_name(node.dtype)}, told[{place}], {node.columns})"
+            yield f"{self.names.of(node)} = {array}{'' if node.shape else '[0]'}"
+        for place, (out, node) in enumerate(zip(outs, self.outputs, strict=True), 5 + len(self.shared)):
+            count_text = f"{'all_rows' if node.rows else '(stop - start)'}{times(node)}"
+            yield f"{out} = array_at(np.{type_name(node.dtype)}, told[{place}], {count_text})"
 
+    def memory(self) -> tuple[list[str], int]:
+        """Return the lines that find memory for what is kept of a block, and for folds, and how many bytes it takes."""
+        sizes = {node: self.block * columns + (WIDTH if node.op == "spread" else 0) for node, columns in self.buffers.items()}
+        sizes |= {node: node.columns for node in self.order if not node.rows and node.op != "shared" and node.columns > 1}
+        lines, room = [], 0
+        for node, size in sizes.items():
+            lines.append(f"{self.names.of(node)} = array_at(np.{type_name(node.dtype)}, room + {room}, {size})")
+            room += -(-size * node.dtype.itemsize // _LINE) * _LINE
         for node in self.order:
             if constant(node) and next(node.reads()).op == "shared":
-                yield from repeat_text(node, self.names, str(self.block))
+                lines += repeat_text(node, self.names, str(self.block))
+        return lines, room
 
     def lane(self, outs: list[str]) -> Iterator[str]:
         """Yield the lines for one lane."""
@@ -190,7 +207,7 @@ class _Writer:
 def block_rows(columns: int) -> int:
     """Return how many rows a block has: what fits the first-level cache, more where that is too few to be worth a call."""
     first, second = (1 << max(cache // columns, 1).bit_length() - 1 for cache in (_FIRST_CACHE, _SECOND_CACHE))
-    return max(_LEAST_ROWS, min(_MOST_ROWS, first), min(_ENOUGH_ROWS, second))
+    return max(_LEAST_ROWS, min(ROWS, first), min(_ENOUGH_ROWS, second))
 
 
 def constant(node: Node) -> bool:

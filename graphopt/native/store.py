@@ -1,0 +1,93 @@
+"""Store: the folder that keeps machine code from one process to the next.
+
+A file is ``<key>-<digest of its content>.so``: a library that is not what it was when it was written is never loaded. The
+folder and its files belong to the user and nobody else may write to them; where that is not so, nothing is kept.
+``GRAPHOPT_STORE`` names another folder, or says ``off``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+__all__ = ["folder", "found", "kept"]
+
+#: The most bytes a folder keeps; what was not used for longest goes first.
+_ROOM = 64 << 20
+
+
+def folder() -> Path | None:
+    """Return the folder, made if need be; None where nothing can or shall be kept."""
+    said = os.environ.get("GRAPHOPT_STORE", "")
+    if said == "off" or sys.platform == "win32":
+        return None
+    path = Path(said) if said else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphopt"
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path if _is_ours(path.lstat(), stat.S_ISDIR) and os.access(path, os.W_OK) else None
+    except (OSError, RuntimeError):
+        return None
+
+
+def found(key: str) -> Path | None:
+    """Return the file of a key if there is a sound one."""
+    where = folder()
+    if where is None:
+        return None
+    for path in sorted(where.glob(f"{key}-*.so")):
+        try:
+            if _is_ours(path.lstat(), stat.S_ISREG) and path == _named(where, key, path.read_bytes()):
+                os.utime(path)
+                return path
+            path.unlink()
+        except OSError:
+            continue
+    return None
+
+
+def kept(key: str, content: bytes) -> Path | None:
+    """Keep a library; return where, None if that cannot be."""
+    where = folder()
+    if where is None:
+        return None
+    try:
+        handle, name = tempfile.mkstemp(dir=where, suffix=".part")  # 0600
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            path = _named(where, key, content)
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+    except OSError:  # a full disk costs time, nothing else
+        return None
+    _make_room(where, path)
+    return path
+
+
+def _named(where: Path, key: str, content: bytes) -> Path:
+    return where / f"{key}-{hashlib.blake2b(content, digest_size=16).hexdigest()}.so"
+
+
+def _is_ours(status: os.stat_result, kind: object) -> bool:
+    """Say whether a file is of this kind, ours, and nobody else may write to it."""
+    return bool(kind(status.st_mode)) and status.st_uid == os.geteuid() and not status.st_mode & 0o022  # type: ignore[operator]
+
+
+def _make_room(where: Path, newest: Path) -> None:
+    with contextlib.suppress(OSError):
+        files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in where.glob("*.so"))
+        room = sum(size for _, size, _ in files) - _ROOM
+        for _, size, path in files:
+            if room <= 0:
+                return
+            if path != newest:
+                path.unlink(missing_ok=True)
+                room -= size
