@@ -9,6 +9,7 @@ from graphopt.pipeline import Policy, optimize
 from graphopt.plan import Plan
 from graphopt.report.plans import visualize as _visualize
 from graphopt.types import (
+    ClusterError,
     CycleError,
     GraphError,
     GraphoptError,
@@ -25,6 +26,7 @@ Plan.drawn_by = _visualize
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "ClusterError",
     "Compiled",
     "CycleError",
     "Explanation",

@@ -21,11 +21,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
-from dask.base import compute, persist
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.utils import parse_bytes
 
-from graphopt.context import optimized
+from graphopt.cluster import by_dask, is_remote, resolved, say_once, why_not
 from graphopt.execute import blas
 from graphopt.execute.local import run
 from graphopt.execute.loops import Bounds, Loops
@@ -37,8 +36,8 @@ from graphopt.pipeline import Policy, active_client, checked
 from graphopt.plan import Plan, make_plan
 from graphopt.spec import DataNode
 from graphopt.standins import is_tracing
-from graphopt.trace import Argument, Result, arguments_of, is_future, result_of, trace
-from graphopt.tree import Structure, flatten, unflatten
+from graphopt.trace import Argument, Result, arguments_of, trace
+from graphopt.tree import Structure, unflatten
 
 __all__ = ["Compiled", "Stats", "compile"]
 
@@ -59,13 +58,19 @@ class Stats:
     rebinds : int
         How often a known plan was given other chunked arrays than at the call before.
     by_dask : int
-        How often dask ran the call, because its data is on a cluster.
+        How often dask ran the call, because its data is on a cluster where it could not be replayed.
+    on_cluster : int
+        How often the call was replayed on the workers of a cluster.
+    retries : int
+        How often such a call started over, because a worker or a block was not where it had been.
     """
 
     calls: int = 0
     traces: int = 0
     rebinds: int = 0
     by_dask: int = 0
+    on_cluster: int = 0
+    retries: int = 0
 
 
 class _Ready:
@@ -80,6 +85,24 @@ class _Ready:
         self.ran = False
         self.loops = None if exact else _loops_of(plan)
         self.compiling = threading.RLock()
+        self.exact, self.memory = exact, memory
+        self.remotes: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # by client
+
+    def on(self, client: Any, threads: int | None) -> Any:
+        """Return the plan on the cluster of a client."""
+        from graphopt.execute.distributed import Remote
+
+        found = self.remotes.get(client)
+        if found is None:
+            found = self.remotes[client] = Remote(self.plan, client, exact=self.exact, memory=self.memory, threads=threads)
+            mine = weakref.ref(found)
+            self.plan.observed.held_by = lambda: {} if (remote := mine()) is None else remote.info()
+        return found
+
+    def close(self) -> None:
+        """Let the workers of clusters let go."""
+        for remote in list(self.remotes.values()):
+            remote.close()
 
     def bind(self, arguments: list[Argument]) -> tuple[list[Any], Bounds, bool]:
         """Return the values of all slots, what loops are bound to, and whether other arrays were bound than before."""
@@ -158,12 +181,9 @@ class Compiled:
         if is_tracing():  # of a function that calls this one
             return self._fn(*args, **kwargs)
         arguments, structure = self._arguments(args, kwargs)
-        if active_client() is not None or any(
-            argument.kind == "lazy" and _on_cluster(argument.value) for argument in arguments
-        ):
-            with self._guard:
-                self.stats = replace(self.stats, calls=self.stats.calls + 1, by_dask=self.stats.by_dask + 1)
-            return _by_dask(self._fn, args, kwargs, self._policy)
+        client = active_client()
+        if client is not None or any([is_remote(argument) for argument in arguments]):
+            return self._on_cluster(client, arguments, structure, args, kwargs)
         ready = self._find(arguments, structure)
         with self._guard:
             values, bounds, rebound = ready.bind(arguments)
@@ -173,7 +193,40 @@ class Compiled:
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """Return the plan that a call with these arguments would run, without running it."""
-        return self._find(*self._arguments(args, kwargs)).plan
+        return self._find(*self._arguments(args, kwargs), active_client()).plan
+
+    def close(self) -> None:
+        """Forget all plans, and let the workers of clusters let go of what they hold for them."""
+        with self._guard:
+            gone = list(self._ready.values())
+            self._ready.clear()
+        for ready in gone:
+            ready.close()
+
+    def _on_cluster(self, client: Any, arguments: list[Argument], structure: Structure, args: Any, kwargs: Any) -> Any:
+        """Replay a call on the workers of a cluster; where that cannot be, let dask run it."""
+        reason = why_not(client)
+        if reason is None:
+            from graphopt.execute.distributed import Unreachable
+
+            ready = self._find(arguments, structure, client)
+            remote = ready.on(client, self._policy.parallelism)
+            before = remote.retries
+            try:
+                numbers = ready.plan.numbers(arguments)
+                values = remote(arguments, numbers)
+                self._count(on_cluster=1, retries=remote.retries - before)
+                return _results(ready.plan, values, arguments, remote)
+            except Unreachable as error:
+                reason = str(error)
+        say_once(reason)
+        self._count(by_dask=1)
+        return by_dask(self._fn, args, kwargs, self._policy)
+
+    def _count(self, **more: int) -> None:
+        with self._guard:
+            changed = {name: getattr(self.stats, name) + number for name, number in more.items()}
+            self.stats = replace(self.stats, calls=self.stats.calls + 1, **changed)
 
     def __repr__(self) -> str:
         return f"<compiled {_name_of(self._fn)}: {self.stats}>"
@@ -214,8 +267,8 @@ class Compiled:
             if known[0] is graph:
                 del self._blocks[name]
 
-    def _find(self, arguments: list[Argument], structure: Structure) -> _Ready:
-        policy = self._policy.resolve()
+    def _find(self, arguments: list[Argument], structure: Structure, client: Any = None) -> _Ready:
+        policy = self._policy.resolve() if client is None else resolved(self._policy, client)
         given = (structure, policy, tuple([argument.signature for argument in arguments]))
         signature = (given, captured(self._fn, running=self._running))
         with self._guard:
@@ -309,32 +362,10 @@ def _name_of(fn: Any) -> str:
     return str(getattr(fn, "__qualname__", None) or type(fn).__name__)
 
 
-def _on_cluster(collection: Any) -> bool:
-    """Say whether a collection reads futures."""
-    return any(map(is_future, collection.__dask_graph__().values()))
-
-
-def _by_dask(fn: Callable[..., Any], args: Any, kwargs: Any, policy: Policy) -> Any:
-    """Let dask run a call, on the cluster that holds its data."""
-    leaves, structure = flatten(fn(*args, **kwargs))
-    found = [result_of(path, value) for path, value in leaves]
-    with optimized(policy):
-        small = [result.value for result in found if result.keys and (result.small or result.kind == "delayed")]
-        large = [result.value for result in found if result.keys and not result.small and result.kind == "array"]
-        computed, persisted = iter(compute(*small)), iter(persist(*large))
-    out = []
-    for result in found:
-        if not result.keys:
-            out.append(result.value)
-        else:
-            out.append(next(persisted) if result.kind == "array" and not result.small else next(computed))
-    return unflatten(structure, out)
-
-
-def _results(plan: Plan, values: list[Any], arguments: list[Argument]) -> Any:
+def _results(plan: Plan, values: list[Any], arguments: list[Argument], remote: Any = None) -> Any:
     """Put together what the function returns from the values of the slots."""
     out: list[Any] = []
-    for result, slots in zip(plan.trace.results, plan.results, strict=True):
+    for number, (result, slots) in enumerate(zip(plan.trace.results, plan.results, strict=True)):
         if result.kind == "number":
             given = {token: arguments[place].value for token, place in plan.trace.numbers.items()}
             out.append(result.value.value(given))
@@ -342,11 +373,13 @@ def _results(plan: Plan, values: list[Any], arguments: list[Argument]) -> Any:
             out.append(result.value)
         elif result.kind == "delayed":
             finish, extra = result.value.__dask_postcompute__()
-            out.append(finish([values[slot] for slot in slots], *extra))
+            out.append(finish([values[slot] if remote is None else remote.value(values, slot) for slot in slots], *extra))
         elif result.small:
-            out.append(_own(values[slots[0]]))
+            out.append(_own(values[slots[0]] if remote is None else remote.value(values, slots[0])))
+        elif remote is not None:
+            out.append(remote.array(values, number, _resident))
         else:
-            out.append(_resident(result, [values[slot] for slot in slots]))
+            out.append(_resident(result, [DataNode(slot, values[slot]) for slot in slots]))
     return unflatten(plan.trace.structure, out)
 
 
@@ -355,12 +388,15 @@ def _own(value: Any) -> Any:
     return value.copy() if hasattr(value, "copy") else value
 
 
-def _resident(result: Result, blocks: list[Any]) -> da.Array:
-    """Make a dask array of blocks that are in memory."""
+def _resident(result: Result, blocks: list[Any], name: str | None = None) -> da.Array:
+    """Make a dask array of blocks that are in memory: nodes that hold them, or futures."""
     like = result.value
-    name = f"graphopt-{uuid.uuid4().hex}"
+    name = name or f"graphopt-{uuid.uuid4().hex}"
     old: Any = result.keys
     keys = [(name, *key[1:]) for key in old]
-    layer = MaterializedLayer({key: DataNode(key, block) for key, block in zip(keys, blocks, strict=True)})
-    graph = HighLevelGraph({name: layer}, {name: set()})
+    nodes = {
+        key: DataNode(key, block.value) if isinstance(block, DataNode) else block
+        for key, block in zip(keys, blocks, strict=True)
+    }
+    graph = HighLevelGraph({name: MaterializedLayer(nodes)}, {name: set()})
     return da.Array(graph, name, like.chunks, meta=like._meta, dtype=like.dtype)

@@ -38,12 +38,18 @@ class Observed:
         The text of the compiled loop of each kernel that has one, by name.
     reasons : dict
         Why the other kernels have none, by name.
+    places : dict
+        How many calls each worker of a cluster makes in a run, where it last ran on one.
+    held_by : callable
+        Says what workers hold of it.
     """
 
     peak: int | None = None
     flight: tuple[int, ...] = ()
     loops: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    places: dict[str, int] = field(default_factory=dict)
+    held_by: Any = None
 
     def note(self, peak: int, flight: Sequence[int], loops: Any) -> None:
         """Take down what the first run showed."""
@@ -117,6 +123,9 @@ class Plan:
                 if isinstance(group.kernel, Kernel):
                     lines += [f"    {line}" for line in group.kernel.source.splitlines()]
                     lines += self._looped(group.name)
+        if self.observed.places:
+            lines += ["", "on the cluster"]
+            lines += [f"    {_count(lanes, 'call')} on {worker}" for worker, lanes in self.observed.places.items()]
         lines += left_apart(self.refusals)
         return "\n".join(lines)
 
@@ -125,6 +134,17 @@ class Plan:
             return ["    runs as one compiled loop over all lanes, without the interpreter's lock"]
         why = self.observed.reasons.get(name)
         return [] if why is None else [f"    runs lane by lane, not as a compiled loop: {why}"]
+
+    def info(self) -> dict[str, dict[str, int]]:
+        """Ask the workers of a cluster what they hold of the plan.
+
+        Returns
+        -------
+        For each worker that has a part of it how many kernel calls it makes in a run (``lanes``), how many chunks it reads and
+        how many of those it holds right now (``chunks``, ``blocks``, ``chunk_bytes``), the bytes of literals, and how often it
+        ran. A plan that has not run for a few seconds holds no chunks.
+        """
+        return {} if self.observed.held_by is None else dict(self.observed.held_by())
 
     def visualize(self, filename: str | PathLike[str]) -> None:
         """Draw the tasks behind one call, and all calls of the plan, as SVG or PNG by the ending of the name.
@@ -159,11 +179,18 @@ class Plan:
 
     def bind_numbers(self, values: list[Any], arguments: Sequence[Argument]) -> None:
         """Fill in the slots of numbers."""
+        for slot, value in self.numbers(arguments).items():
+            values[slot] = value
+
+    def numbers(self, arguments: Sequence[Argument]) -> dict[int, Any]:
+        """Return the numbers of a call, by slot."""
+        out = {}
         if self.schedule.scalars:
             given = {token: arguments[place].value for token, place in self.trace.numbers.items()}
             for slot, scalar in self.schedule.scalars:
-                values[slot] = value = scalar.value(given)
+                out[slot] = value = scalar.value(given)
                 scalar.check(value)
+        return out
 
 
 def _count(number: int, what: str) -> str:

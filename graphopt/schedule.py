@@ -27,7 +27,7 @@ from graphopt.spec import DataNode, GraphNode, Task, TaskRef
 from graphopt.standins import Scalar, with_scalars
 from graphopt.types import Graph, GraphError, Key, Node, Refusal, TraceError
 
-__all__ = ["Group", "Lane", "Level", "Schedule", "Stack", "lay_out"]
+__all__ = ["Group", "Lane", "Level", "Row", "Schedule", "Stack", "as_group", "fold_with", "folded_by", "lay_out"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,9 @@ class Group:
     lanes: tuple[Lane, ...]
     traced: Traced | None = None
     fetch: tuple[Callable[[Sequence[Any]], tuple[Any, ...]], ...] = field(default=(), repr=False, compare=False)
+
+    def __reduce__(self) -> Any:
+        return _grouped, (self.kernel, self.lanes, self.traced)
 
     @property
     def is_fold(self) -> bool:
@@ -274,13 +277,21 @@ class _Builder:
             if slot not in kept:
                 drop.setdefault(level, []).append(slot)
         return tuple(
-            Level(tuple(map(_group, groups[level].values())), tuple(drop.get(level, ()))) for level in range(len(groups))
+            Level(tuple(map(as_group, groups[level].values())), tuple(drop.get(level, ()))) for level in range(len(groups))
         )
 
 
-def _group(rows: list[tuple[Any, Lane, Traced | None]]) -> Group:
-    lanes = tuple([lane for _, lane, _ in rows])
-    return Group(rows[0][0], lanes, rows[0][2], tuple([_fetcher(lane.reads) for lane in lanes]))
+#: A kernel, one of its calls, and how that was written down.
+Row = tuple[Any, Lane, Traced | None]
+
+
+def as_group(rows: Sequence[Row]) -> Group:
+    """Return the group of these lanes, which run the same kernel."""
+    return _grouped(rows[0][0], tuple([lane for _, lane, _ in rows]), rows[0][2])
+
+
+def _grouped(kernel: Any, lanes: tuple[Lane, ...], traced: Traced | None) -> Group:
+    return Group(kernel, lanes, traced, tuple([_fetcher(lane.reads) for lane in lanes]))
 
 
 def _fetcher(reads: tuple[int, ...]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
@@ -359,6 +370,16 @@ class _Reduce:
         if not keepdims:
             out = out.reshape([size for axis, size in enumerate(out.shape) if axis not in axes])
         return out if out.ndim else out[()]  # a number where NumPy gives one
+
+
+def fold_with(func: Any) -> Callable[..., Any]:
+    """Return a kernel that folds the blocks it is passed with a function of their list."""
+    return _Reduce(func)
+
+
+def folded_by(kernel: Any) -> Any:
+    """Return the function that a fold calls with a list of blocks; None for other kernels."""
+    return kernel.func if isinstance(kernel, _Reduce) else None
 
 
 class _Node:

@@ -38,8 +38,8 @@ _SMALL = 2**20
 class Argument:
     """One leaf of a call: what it is called, what it is, and what must be equal for a plan to be used again.
 
-    ``kind`` is ``chunked`` (blocks in memory), ``lazy`` (a dask collection to be computed), ``array`` (small), ``number`` or
-    ``static``.
+    ``kind`` is ``chunked`` (blocks in memory, here or on a cluster), ``lazy`` (a dask collection to be computed), ``array``
+    (small), ``number`` or ``static``.
     """
 
     name: str
@@ -47,6 +47,11 @@ class Argument:
     value: Any
     signature: Hashable
     blocks: tuple[Any, ...] = ()
+
+    @property
+    def remote(self) -> bool:
+        """Whether its blocks are on a cluster."""
+        return bool(self.blocks) and is_future(self.blocks[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +158,7 @@ def is_future(value: Any) -> bool:
 
 
 def resident_blocks(array: da.Array) -> tuple[Any, ...] | None:
-    """Return the blocks of an array if all are data in its graph, in order; None if any is to be computed."""
+    """Return the blocks of an array if all are data in its graph, or all futures, in order; None if any is to be computed."""
     graph = array.dask
     layer: Any = graph.layers.get(array.name, graph) if isinstance(graph, HighLevelGraph) else graph
     if isinstance(layer, HighLevelGraph) or not getattr(layer, "is_materialized", lambda: True)():
@@ -163,12 +168,14 @@ def resident_blocks(array: da.Array) -> tuple[Any, ...] | None:
         value = layer.get(key)
         if isinstance(value, DataNode):
             value = value.value
+        elif is_future(value) and hasattr(value, "status"):  # not only the key of one
+            pass
         elif value is None or isinstance(value, _NO_BLOCKS):
             return None
-        if is_future(value) or is_dask_collection(value):
+        if is_dask_collection(value):
             return None
         out.append(value)
-    return tuple(out)
+    return tuple(out) if len(set(map(is_future, out))) == 1 else None
 
 
 def trace(fn: Callable[..., Any], arguments: list[Argument], structure: Structure, parameters: inspect.Signature) -> Trace:

@@ -14,6 +14,7 @@ from dask.typing import Key  # a string, bytes, an int, a float, or a (nested) t
 from graphopt.spec import GraphNode, TaskRef
 
 __all__ = [
+    "ClusterError",
     "CycleError",
     "Graph",
     "GraphError",
@@ -44,6 +45,10 @@ class GraphoptError(Exception):
     """The base of every error that graphopt raises on purpose."""
 
 
+class ClusterError(GraphoptError, RuntimeError):
+    """A call that a cluster cannot finish; the message names what was lost."""
+
+
 class GraphError(GraphoptError, ValueError):
     """A graph that no scheduler could run; the message names the key and the remedy."""
 
@@ -65,7 +70,7 @@ class MissingKeyError(GraphError, KeyError):
     __str__ = Exception.__str__  # KeyError would print the repr of the message
 
 
-class MemoryLimitError(GraphoptError, MemoryError):
+class MemoryLimitError(MemoryError, GraphoptError):  # in this order it can be sent by workers: see tblib and tp_new
     """A replay that would hold more than it may; the message says how much and what to do."""
 
 

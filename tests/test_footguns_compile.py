@@ -472,7 +472,7 @@ def test_a_client_runs_the_calls(client: distributed.Client) -> None:
         assert close(total, (A @ B).sum())
         assert close(other, A.sum() + a)
         assert (number, text) == (a + 1, "text")
-        assert (step.stats.calls, step.stats.by_dask, step.stats.traces) == (calls, calls, 0)
+        assert (step.stats.calls, step.stats.on_cluster, step.stats.by_dask, step.stats.traces) == (calls, calls, 0, 1)
 
 
 def plain_there(X: Any) -> Any:

@@ -1,0 +1,303 @@
+"""Channel: a client's open comm to one worker, and the network of all of them.
+
+Requests are numbered, so that several may be under way at once. The comms are taken from the client's own pool: they are made
+with its certificates and close when it closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from dask import config
+from dask.utils import parse_timedelta
+from distributed.core import clean_exception
+from distributed.protocol import pickle
+
+from graphopt.execute.worker import SERVE, ReplayPlugin
+
+__all__ = ["Channel", "Lost", "Network", "Unreachable", "network_of"]
+
+logger = logging.getLogger("distributed.graphopt")
+
+
+class Lost(Exception):
+    """A run that cannot go on as it was bound: a worker, a peer or a block is gone."""
+
+    def __init__(self, why: str, keys: Any = ()) -> None:
+        super().__init__(why)
+        self.keys = list(keys)
+
+
+class Unreachable(Exception):
+    """A worker that is there, but that the client may not talk to."""
+
+
+def deadline() -> float:
+    """Return how many seconds a worker may be silent."""
+    return float(parse_timedelta(config.get("graphopt.deadline", "5 minutes")))
+
+
+class Channel:
+    """An open comm to a worker.
+
+    Attributes
+    ----------
+    heard : float
+        When the worker last said anything.
+    """
+
+    def __init__(self, address: str, comm: Any) -> None:
+        self.address, self.comm = address, comm
+        self.heard = time.monotonic()
+        self.numbers = itertools.count()
+        self.waiting: dict[int, asyncio.Future[Any]] = {}
+        self.reader = asyncio.ensure_future(self.read())
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be asked any more."""
+        return bool(self.comm.closed()) or self.reader.done()
+
+    async def read(self) -> None:
+        """Hand answers to those who asked, until the comm closes."""
+        try:
+            while True:
+                message = await self.comm.read()
+                self.heard = time.monotonic()
+                future = self.waiting.pop(message.pop("id"), None)
+                if future is not None and not future.done():
+                    future.set_result(message)
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self.close(f"the connection to the worker {self.address} was lost")
+
+    def close(self, why: str) -> None:
+        """Close the comm; who waits for an answer is told why there will be none."""
+        self.comm.abort()
+        waiting, self.waiting = self.waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(Lost(why))
+                future.exception()  # who asked may be gone: no complaint about that
+
+    async def ask(self, do: str, **message: Any) -> asyncio.Future[Any]:
+        """Send a request; return the future of its answer.
+
+        Raises
+        ------
+        Lost
+            If the worker is gone.
+        """
+        number = next(self.numbers)
+        future = asyncio.get_running_loop().create_future()
+        if self.closed:
+            raise Lost(f"the connection to the worker {self.address} was lost")
+        self.waiting[number] = future
+        try:
+            await self.comm.write({"do": do, "id": number, **message})
+        except OSError as error:
+            self.waiting.pop(number, None)
+            raise Lost(f"the connection to the worker {self.address} was lost: {error}") from error
+        return future
+
+    async def tell(self, do: str, **message: Any) -> None:
+        """Send what needs no answer; a worker that is gone need not be told."""
+        try:
+            if not self.closed:
+                await self.comm.write({"do": do, **message})
+        except OSError:
+            pass
+
+
+class Network:
+    """The channels of one client; used on its event loop only, but for what says otherwise."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = weakref.ref(client)
+        self.channels: dict[str, Channel] = {}
+        self.opening: dict[str, asyncio.Future[Channel]] = {}
+        self.installed = False
+        self.refused: str | None = None
+        self.threads = 0
+        #: Where blocks are: by the name of an array its graph, the workers, and the keys unless they are dask's own.
+        self.places: dict[str, tuple[Any, tuple[str, ...], Any]] = {}
+        #: Arrays whose blocks were in this process: their graphs, and the names and futures of the blocks on the workers.
+        self.copies: dict[str, tuple[Any, str, list[Any]]] = {}
+
+    @property
+    def client(self) -> Any:
+        """The client; None when it is gone."""
+        return self._client()
+
+    def install(self) -> None:
+        """Teach all workers to replay. May be called from any thread but the event loop's."""
+        if not self.installed:
+            self.client.register_plugin(ReplayPlugin())
+            self.threads = max(1, sum(self.client.nthreads().values()))
+            self.installed = True
+
+    def note(self, array: Any, homes: tuple[str, ...], keys: Any = None) -> None:
+        """Remember where the blocks of an array are, for as long as it lives. May be called from any thread."""
+        places, name = self.places, array.name
+
+        def forget(gone: Any) -> None:
+            known = places.get(name)
+            if known is not None and known[0] is gone:
+                places.pop(name, None)
+
+        places[name] = (weakref.ref(array.dask, forget), homes, keys)
+
+    async def sent(self, array: Any, indices: list[Any], blocks: Sequence[Any], workers: list[str]) -> tuple[str, list[Any]]:
+        """Send the blocks of an array that is in this process to the workers, once, neighbours to the same.
+
+        They stay there for as long as the array lives.
+        """
+        known = self.copies.get(array.name)
+        if known is not None and known[0]() is array.dask and all([future.status == "finished" for future in known[2]]):
+            return known[1], known[2]
+        name, copies, mine = f"graphopt-copy-{uuid.uuid4().hex}", self.copies, array.name
+        futures: list[Any] = []
+        workers = sorted(workers)
+        for number, worker in enumerate(workers):
+            first, last = (len(blocks) * i // len(workers) for i in (number, number + 1))
+            data = {(name, *index): block for index, block in zip(indices[first:last], blocks[first:last], strict=True)}
+            if data:
+                found = await self.client.scatter(data, workers=[worker], direct=True)
+                futures += [found[key] for key in data]
+
+        def forget(gone: Any) -> None:
+            known = copies.get(mine)
+            if known is not None and known[0] is gone:
+                copies.pop(mine, None)
+
+        copies[mine] = (weakref.ref(array.dask, forget), name, futures)
+        return name, futures
+
+    async def channel(self, address: str) -> Channel:
+        """Return the channel to a worker, opened where there is none.
+
+        Raises
+        ------
+        Lost
+            If nobody answers.
+        Unreachable
+            If the worker answers, and will not do it.
+        """
+        found = self.channels.get(address)
+        if found is not None and not found.closed:
+            return found
+        if address not in self.opening:
+            self.opening[address] = asyncio.ensure_future(self.open(address))
+            self.opening[address].add_done_callback(lambda _: self.opening.pop(address, None))
+        return await asyncio.shield(self.opening[address])
+
+    async def open(self, address: str) -> Channel:
+        """Connect to a worker, and make sure that it knows what is wanted."""
+        client = self.client
+        try:
+            comm = await client.rpc.connect(address)
+        except (OSError, asyncio.TimeoutError) as error:
+            raise Lost(f"the worker {address} does not answer: {error}") from error
+        try:
+            await comm.write({"op": SERVE, "client": client.id, "reply": True})
+            hello = await asyncio.wait_for(comm.read(), deadline())
+        except (OSError, asyncio.TimeoutError) as error:
+            comm.abort()
+            raise Lost(f"the worker {address} does not answer: {error}") from error
+        if not isinstance(hello, dict) or "hello" not in hello:
+            comm.abort()
+            raise Unreachable(f"the worker {address} does not take part: {hello!r:.200}")
+        channel = self.channels[address] = Channel(address, comm)
+        return channel
+
+    async def answers(self, asked: dict[str, asyncio.Future[Any]]) -> dict[str, Any]:
+        """Wait for answers; raise the first that is none.
+
+        Raises
+        ------
+        Lost
+            If a worker is gone, says that something is missing, or is silent for longer than the deadline.
+        """
+        pending = set(asked.values())
+        limit = deadline()
+        while pending:
+            done, pending = await asyncio.wait(pending, timeout=min(limit / 4, 5.0), return_when=asyncio.FIRST_COMPLETED)
+            for future in done:
+                _checked(future.result())
+            if not done:
+                await self.look_after([address for address, future in asked.items() if future in pending], limit)
+        return {address: future.result() for address, future in asked.items()}
+
+    async def look_after(self, addresses: list[str], limit: float) -> None:
+        """Ask workers that have not answered yet whether they are alive; part from those that are silent for too long."""
+        for address in addresses:
+            channel = self.channels.get(address)
+            if channel is None:
+                continue
+            silent = time.monotonic() - channel.heard
+            if silent > limit:
+                why = f"the worker {address} was silent for {silent:.1f} s"
+                logger.warning("graphopt: %s; it is taken off the cluster", why)
+                channel.close(why)
+                await self.client.scheduler.unregister(address=address, stimulus_id=f"graphopt-silent-{time.time()}")
+            elif silent > 1:
+                await channel.ask("ping")
+
+    async def info(self, plans: list[str]) -> dict[str, Any]:
+        """Ask all workers what they hold of some plans."""
+        asked = {address: await channel.ask("info") for address, channel in self.channels.items() if not channel.closed}
+        found = await self.answers(asked)
+        return {
+            address: [about for name, about in answer["plans"].items() if name in plans] for address, answer in found.items()
+        }
+
+    def drop(self, bound: dict[str, list[str]]) -> None:
+        """Let workers drop plans, from any thread. ``bound`` says which plans are where."""
+        client = self.client
+        if client is None or client.status in ("closed", "closing") or not bound:
+            return
+
+        async def tell() -> None:
+            for address, plans in bound.items():
+                channel = self.channels.get(address)
+                for plan in plans:
+                    if channel is not None:
+                        await channel.tell("drop", plan=plan)
+
+        client.loop.add_callback(tell)
+
+
+def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+    status = answer["status"]
+    if status == "OK":
+        return answer
+    if status == "missing":
+        keys = pickle.loads(answer["keys"])
+        raise Lost(f"{len(keys)} blocks have moved, such as {keys[0]!r}", keys)
+    if status == "lost":
+        raise Lost(answer["why"])
+    _, error, traceback = clean_exception(**{name: value for name, value in answer.items() if name != "status"})
+    assert error is not None
+    raise error.with_traceback(traceback)
+
+
+_networks: weakref.WeakKeyDictionary[Any, Network] = weakref.WeakKeyDictionary()
+_GUARD = threading.Lock()
+
+
+def network_of(client: Any) -> Network:
+    """Return the network of a client."""
+    with _GUARD:
+        found = _networks.get(client)
+        if found is None:
+            found = _networks[client] = Network(client)
+        return found
