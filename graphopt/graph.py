@@ -19,6 +19,7 @@ from graphopt.spec import Alias, DataNode, GraphNode, List, Task, TaskRef
 from graphopt.types import CycleError, Graph, GraphError, Key, MissingKeyError, Node
 
 __all__ = [
+    "as_node",
     "check_graph",
     "dependencies",
     "dependents",
@@ -239,7 +240,7 @@ def read(
             )
     if isinstance(graph, HighLevelGraph):
         return _read_layers(graph, list(keys), merge_layers)
-    return {key: _node(key, value, graph) for key, value in graph.items()}, {}
+    return {key: as_node(key, value, graph) for key, value in graph.items()}, {}
 
 
 def _read_layers(graph: Any, keys: list[Key], merge_layers: bool) -> tuple[dict[Key, Node], dict[Key, dict[str, Any]]]:
@@ -255,7 +256,7 @@ def _read_layers(graph: Any, keys: list[Key], merge_layers: bool) -> tuple[dict[
     for name in reversed(_layer_order(graph.dependencies)):
         layer = graph.layers[name]
         if not keys:
-            found = {k: _node(k, v, all_keys) for k, v in layer.items()}
+            found = {k: as_node(k, v, all_keys) for k, v in layer.items()}
         elif (made := blocks(layer, needed)) is not None:
             found = dict(reversed(made.items()))
             for node in made.values():
@@ -322,7 +323,7 @@ def _reachable(layer: Mapping[Key, Any], needed: set[Key], all_keys: Any) -> dic
         key = work.pop()
         if key in out:
             continue
-        out[key] = node = _node(key, mapping[key], all_keys)
+        out[key] = node = as_node(key, mapping[key], all_keys)
         deps = dependencies(node)
         needed |= deps
         inside = [dep for dep in deps if dep in mapping and dep not in out]
@@ -333,7 +334,7 @@ def _reachable(layer: Mapping[Key, Any], needed: set[Key], all_keys: Any) -> dic
     return out
 
 
-def _node(key: Key, value: Any, all_keys: Any) -> Node:
+def as_node(key: Key, value: Any, all_keys: Any) -> Node:
     """Bring a node, a future, a legacy task or plain data to a node with this key, by dask's own rules."""
     if isinstance(value, Alias):
         # An alias of itself is how dask writes "the cluster already holds this key".
