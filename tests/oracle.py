@@ -44,9 +44,11 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray):
         if a.dtype != b.dtype or a.shape != b.shape:
             return False
+        if a.dtype.names:
+            return all(same(np.asarray(a)[name], np.asarray(b)[name]) for name in a.dtype.names)
         if a.dtype.kind == "O":
             return all(same(x, y) for x, y in zip(a.ravel().tolist(), b.ravel().tolist(), strict=True))
-        return _bits(a) == _bits(b)
+        return _bits(np.asarray(a)) == _bits(np.asarray(b))  # a matrix of three axes, which exists, can hardly be touched
     if isinstance(a, np.generic):
         return a.dtype == b.dtype and _bits(np.asarray(a)) == _bits(np.asarray(b))
     if isinstance(a, (float, complex)):

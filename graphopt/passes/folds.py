@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dask.array.reductions import mean_agg, mean_combine, moment_agg, moment_combine
-from dask.array.routines import _chunk_sum
+from dask.array.reductions import moment_agg, moment_combine
 
 from graphopt import lean
 from graphopt.graph import dependents, toposort
@@ -39,11 +38,11 @@ _CHUNKED: dict[Callable[..., Any], Callable[..., Any]] = {np.max: lean.max_, np.
 
 #: Steps that hand on sums with counts, and the last of them; and the sum of products block by block.
 _MERGED: dict[Any, tuple[str, bool]] = {
-    mean_combine: ("mean", True),
-    mean_agg: ("mean", False),
+    lean.mean_combine: ("mean", True),
+    lean.mean_agg: ("mean", False),
     moment_combine: ("moment", True),
     moment_agg: ("moment", False),
-    _chunk_sum: ("add", True),
+    lean.chunk_sum: ("add", True),
 }
 
 

@@ -3,6 +3,7 @@
 ::
 
     Compose(partial(sum, axis=0), partial(_concatenate2, axes=[0]))   ->   partial(reduce_blocks, sum_, axes=[0], axis=0)
+    partial(arg_chunk, min, argmin), getter                           ->   partial(lean.arg_chunk, min, argmin), lean.getter
     _tensordot                                                        ->   lean.tensordot
     _execute_subgraph({...}, x)                                       ->   Program(...)(x)
 
@@ -10,20 +11,22 @@ The last one is what dask's own fusion leaves behind: a task that carries a grap
 It becomes a program, which later floors can look into; blocks of one array share one.
 
 Functions that are not known stay untouched. Which arrays flow through a graph is known only when it runs, so the lean
-functions look at their arguments and fall back to dask's own.
+functions look at their arguments and fall back to dask's own. Which of dask's functions are lean as they are, and what they
+cost, is said in `graphopt.lean`.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
-from dask.array.core import _concatenate2, concatenate_axes, concatenate_shaped
-from dask.array.reductions import chunk_max, chunk_min
-from dask.array.routines import _matmul, _tensordot
+from dask.array import chunk
+from dask.array.core import _concatenate2, concatenate_axes, concatenate_shaped, getter, getter_inline, getter_nofancy
+from dask.array.reductions import arg_agg, arg_chunk, arg_combine, chunk_max, chunk_min, mean_agg, mean_chunk, mean_combine
+from dask.array.routines import _chunk_sum, _matmul, _tensordot
 from toolz.functoolz import Compose
 
 from graphopt import lean
@@ -68,11 +71,42 @@ def lower(graph: Graph) -> Graph:
 
 #: By identity: a task's function need not be hashable.
 _PLAIN: dict[int, Any] = {
-    id(_tensordot): lean.tensordot,
-    id(_matmul): lean.matmul,
-    id(concatenate_shaped): lean.grid,
-    id(concatenate_axes): lean.join,
+    id(theirs): ours
+    for theirs, ours in (
+        (_tensordot, lean.tensordot),
+        (_matmul, lean.matmul),
+        (_chunk_sum, lean.chunk_sum),
+        (concatenate_shaped, lean.grid),
+        (concatenate_axes, lean.join),
+        (chunk_max, lean.max_),
+        (chunk_min, lean.min_),
+        (mean_chunk, lean.mean_chunk),
+        (mean_combine, lean.mean_combine),
+        (mean_agg, lean.mean_agg),
+        (getter, lean.getter),
+        (getter_nofancy, lean.getter),
+        (getter_inline, lean.getter),
+    )
 }
+
+#: The same for functions with options bound to them: what takes their place, and the options that it knows.
+_BOUND: dict[int, tuple[Callable[..., Any], frozenset[str]]] = {
+    id(theirs): (ours, frozenset(options))
+    for theirs, ours, options in (
+        (np.sum, lean.sum_, ("axis", "dtype", "keepdims")),
+        (chunk_max, lean.max_, ("axis", "keepdims")),
+        (chunk_min, lean.min_, ("axis", "keepdims")),
+        (_concatenate2, lean.concatenate, ("axes",)),
+        (_chunk_sum, lean.chunk_sum, ("axis", "dtype", "keepdims")),
+        (mean_chunk, lean.mean_chunk, ("axis", "dtype", "keepdims")),
+        (mean_combine, lean.mean_combine, ("axis", "keepdims")),
+        (mean_agg, lean.mean_agg, ("axis", "dtype", "keepdims")),
+    )
+}
+
+#: What finds arguments, with the functions bound to it by place; and what does so on blocks that are joined first.
+_ARGUMENTS = ((np.min, chunk.argmin), (np.max, chunk.argmax))
+_OF_JOINED: dict[int, Callable[..., Any]] = {id(arg_combine): lean.arg_combine, id(arg_agg): lean.arg_agg}
 
 
 def _lean(func: Any) -> Any:
@@ -80,27 +114,48 @@ def _lean(func: Any) -> Any:
     if (known := _PLAIN.get(id(func))) is not None:
         return known
     if type(func) is functools.partial:
-        if func.func is np.sum and not func.args and func.keywords.keys() <= {"axis", "dtype", "keepdims"}:
-            return functools.partial(lean.sum_, **func.keywords)
-        for known, ours in ((chunk_max, lean.max_), (chunk_min, lean.min_)):
-            if func.func is known and not func.args and func.keywords.keys() <= {"axis", "keepdims"}:
-                return functools.partial(ours, **func.keywords)
-        if func.func is _concatenate2 and not func.args and func.keywords.keys() == {"axes"}:
-            return functools.partial(lean.concatenate, **func.keywords)
-    # A function that somebody wrote may write to what it gets; joined blocks are its own, a single block is not.
-    if (
-        type(func) is Compose
-        and len(func.funcs) == 1
-        and (is_fresh(func.funcs[0]) or _lean(func.funcs[0]) is not func.funcs[0])
-    ):
+        return _lean_bound(func)
+    if type(func) is Compose and len(func.funcs) == 1:
         join = func.first
-        if type(join) is functools.partial and join.func is _concatenate2 and join.keywords.keys() == {"axes"}:
-            reduce: Any = _lean(func.funcs[0])
-            options: dict[str, Any] = {}
-            if isinstance(reduce, functools.partial) and not reduce.args and "axes" not in reduce.keywords:
-                reduce, options = reduce.func, reduce.keywords
-            return functools.partial(lean.reduce_blocks, reduce, axes=join.keywords["axes"], **options)
+        if (
+            type(join) is functools.partial
+            and join.func is _concatenate2
+            and not join.args
+            and join.keywords.keys() == {"axes"}
+        ):
+            return _lean_joined(func.funcs[0], join.keywords["axes"]) or func
     return func
+
+
+def _lean_bound(func: functools.partial[Any]) -> Any:
+    """Return the lean equivalent of a function with options bound to it, or the function itself."""
+    if not func.args:
+        ours, options = _BOUND.get(id(func.func), (None, frozenset()))
+        if ours is not None and func.keywords and options.issuperset(func.keywords):
+            return functools.partial(ours, **func.keywords)
+    elif func.func is arg_chunk and func.args in _ARGUMENTS and not func.keywords:
+        return functools.partial(lean.arg_chunk, *func.args)
+    return func
+
+
+def _lean_joined(func: Any, axes: Any) -> Any:
+    """Return what joins blocks and then calls a function, or None."""
+    if (
+        type(func) is functools.partial
+        and id(func.func) in _OF_JOINED
+        and len(func.args) == 1
+        and any([func.args[0] is known for _, known in _ARGUMENTS])
+        and func.keywords.keys() == {"axis", "keepdims"}
+    ):
+        return functools.partial(_OF_JOINED[id(func.func)], *func.args, axes=axes, **func.keywords)
+    reduce: Any = _lean(func)
+    options: dict[str, Any] = {}
+    if isinstance(reduce, functools.partial) and not reduce.args and "axes" not in reduce.keywords:
+        reduce, options = reduce.func, reduce.keywords
+    # A function that somebody wrote may write to what it gets, or hand it on; joined blocks are its own, a single one is not.
+    if not any([reduce is ours for ours in (lean.sum_, lean.max_, lean.min_)]) and not is_fresh(func):
+        return None
+    return functools.partial(lean.reduce_blocks, reduce, axes=axes, **options)
 
 
 def _inside(task: Task) -> Task:
