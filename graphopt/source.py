@@ -28,7 +28,7 @@ import numpy as np
 from graphopt import lean
 from graphopt.functions import bindable, is_simple
 from graphopt.graph import key_name
-from graphopt.peephole import contractions
+from graphopt.peephole import shorter
 from graphopt.program import (
     CONST,
     DICT,
@@ -147,7 +147,7 @@ class _Writer:
         self.wishes: list[str] = []  # names for the results, from the keys of the first region of this shape
         self.outputs = self._expand(program, top, None)
         self.tasks = sum(self.kernels[id(f)][0].tasks if id(f) in self.kernels else 1 for f, _, _ in self.steps)
-        for place, (start, step) in contractions(self.steps, self.outputs, fixed).items():
+        for place, (start, step) in shorter(self.steps, self.outputs, fixed).items():
             self.steps[place], self.labels[place] = step, self.labels[start]
         self._depth_first()
         self.constants: dict[str, Any] = {}

@@ -8,12 +8,15 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pytest
-from dask.array.core import _concatenate2
-from dask.array.routines import _tensordot
+from dask.array import chunk
+from dask.array.core import _concatenate2, concatenate_shaped
+from dask.array.reductions import arg_agg, arg_chunk, arg_combine
+from dask.array.routines import _matmul, _tensordot
 from oracle import differences, evaluate
 from toolz import compose
 
 import graphopt as go
+from graphopt.graph import normalise
 from graphopt.kernel import Fused
 from graphopt.spec import List, Task, TaskRef
 
@@ -96,6 +99,138 @@ def test_a_product_that_is_read_elsewhere_too_stays() -> None:
 )
 def test_a_second_sum_that_differs_stays(last: Task) -> None:
     assert "lean.reduce_blocks(" in optimise(product(), total("s", "t"), last)
+
+
+# -- products that leave a place for an axis ---------------------------------------------------------------------------
+
+ALL = slice(None)
+
+
+def matmul(a: Any = A, b: Any = B) -> Task:
+    return Task("m", _matmul, a, b)
+
+
+def taken(key: str, of: str, index: Any) -> Task:
+    return Task(key, chunk.getitem, TaskRef(of), index)
+
+
+def test_a_product_of_matrices_without_a_place_for_an_axis() -> None:
+    text = optimise(matmul(), taken("g", "m", (ALL, 0, ALL)))
+    assert text.count("lean.") == text.count("lean.times(") == 1
+    assert "axis=1" in text
+    assert "2 tasks" in text
+    stacked = optimise(matmul(np.ones((2, 4, 3)), np.ones((2, 3, 2))), taken("g", "m", (ALL, ALL, 0, ALL)))
+    assert "lean.times(" in stacked
+    assert "axis=2" in stacked
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        (ALL, 0),
+        (0, ALL, ALL),
+        (ALL, 0, slice(0, 1)),
+        (slice(1, 3), 0, ALL),
+        (ALL, -1, ALL),
+        (ALL, False, ALL),
+        (ALL, [0], ALL),
+        0,
+    ],
+)
+def test_other_parts_of_a_product_stay(index: Any) -> None:
+    text = optimise(matmul(), taken("g", "m", index))
+    assert "lean.matmul(" in text
+    assert "times" not in text
+
+
+def test_a_product_with_a_place_that_is_read_elsewhere_too_stays() -> None:
+    assert "times" not in optimise(matmul(), taken("g", "m", (ALL, 0, ALL)), keys=("m", "g"))
+
+
+def test_products_as_dask_writes_them() -> None:
+    x, w = da.from_array(A, chunks=(2, 3)), da.from_array(B, chunks=(3, 2))
+    y = np.exp(x @ w)
+    graph = go.optimize(y, y.__dask_keys__(), go.Policy(parallelism=1, strict=True))
+    assert any("lean.times(" in node.func.source for node in graph.values() if isinstance(node, Fused))
+    assert np.array_equal(y.compute(), np.exp(A @ B))
+
+
+# -- places where there is one block -----------------------------------------------------------------------------------
+
+
+def place(func: Any = np.min, argfunc: Any = chunk.argmin, axis: Any = (1,), offset: Any = 0, key: str = "p") -> Task:
+    return Task(key, functools.partial(arg_chunk, func, argfunc), A, axis, offset)
+
+
+def best(
+    *of: Any, argfunc: Any = chunk.argmin, axis: Any = (1,), axes: Any = None, agg: Any = arg_agg, keep: bool = False
+) -> Task:
+    func = functools.partial(agg, argfunc, axis=axis, keepdims=keep)
+    return Task("b", compose(func, functools.partial(_concatenate2, axes=sorted(axis) if axes is None else axes)), List(*of))
+
+
+def ref(name: str) -> TaskRef:
+    return TaskRef(name)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_place_of_one_block_is_one_call(keep: bool) -> None:
+    text = optimise(place(), best(ref("p"), keep=keep))
+    assert text.count("lean.") == text.count("lean.argmin(") == 1
+    text = optimise(place(np.max, chunk.argmax, offset=5), best(ref("p"), argfunc=chunk.argmax, keep=keep))
+    assert text.count("lean.") == text.count("lean.argmax(") == 1
+    whole = place(axis=(0, 1), offset=((0, 0), (4, 3)))
+    text = optimise(whole, best(List(ref("p")), axis=(0, 1), keep=keep))
+    assert text.count("lean.") == text.count("lean.argmin(") == 1
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        (place(), place(offset=3, key="q"), best(ref("p"), ref("q"))),
+        (place(), best(ref("p"), argfunc=chunk.argmax)),
+        (place(), best(ref("p"), axis=(0,))),
+        (place(), best(ref("p"), axes=[0])),
+        (place(), best(ref("p"), agg=arg_combine, keep=True)),
+    ],
+    ids=["two blocks", "another function", "another axis", "joined along another", "in the middle of a tree"],
+)
+def test_other_places_stay(tasks: tuple[Task, ...]) -> None:
+    text = optimise(*tasks)
+    assert "lean.arg_chunk(" in text
+    assert "lean.argmin(" not in text
+
+
+def test_places_that_are_read_elsewhere_too_stay() -> None:
+    assert "lean.arg_chunk(" in optimise(place(), best(ref("p")), keys=("p", "b"))
+
+
+def test_an_error_of_a_place_is_dasks() -> None:
+    x = da.from_array(np.ones((3, 0)), chunks=(3, 1))
+    with go.optimized(strict=True), pytest.raises(ValueError, match="zero-size array"):
+        x.argmin(axis=1).compute(scheduler="sync")
+
+
+# -- parts of blocks that are joined -----------------------------------------------------------------------------------
+
+
+def test_parts_are_copied_once() -> None:
+    x = da.from_array(np.arange(60.0).reshape(20, 3), chunks=(5, 3))
+    y = x.rechunk((4, 3))
+    keys = [key for row in y.__dask_keys__() for key in row]
+    raw = normalise(y, keys)
+    graph = go.optimize(raw, keys, go.Policy(parallelism=1, strict=True))
+    assert "lean.piece(" in "".join(node.func.source for node in graph.values() if isinstance(node, Fused))
+    assert not differences(evaluate(graph, keys), evaluate(raw, keys))
+
+
+def test_parts_that_leave_are_copied() -> None:
+    """Else a small part would keep a large block in memory."""
+    cut = taken("g", "u", (slice(0, 1),))
+    made = Task("u", np.negative, A)
+    grid = Task("j", concatenate_shaped, List(TaskRef("g"), TaskRef("g")), (2, 1))
+    assert "piece" not in optimise(made, cut, grid, keys=("g", "j"))
+    assert "piece" not in optimise(made, cut, Task("n", np.add, TaskRef("g"), TaskRef("g")))
 
 
 def test_an_error_names_the_product() -> None:
