@@ -98,6 +98,7 @@ BESIDE = {
         "standins": {"program", "tree"},
         "outline": {"functions", "graph", "program", "standins"},
         "source": {"peephole"},
+        "loops": {"peephole"},
         "kernel": {"source"},
         "explain": {"pipeline"},
         "parts": {"schedule"},

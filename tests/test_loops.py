@@ -149,6 +149,49 @@ def test_steps_on_shared_arguments_run_once_before_the_loop() -> None:
     check(program, [[data((n, K), "f8", n), data((K,), "f8", 1), 3.0] for n in (4, 300)], (True, False, False))
 
 
+@pytest.mark.parametrize("kind", ["f8", "f4", "i4", "u1", "?"])
+def test_places_along_rows(kind: str) -> None:
+    """Of equal numbers the first, of NaNs the first, whatever comes after."""
+    b = Build()
+    least, most = b(lean.argmin, x(0), (1,), 0), b(lean.argmax, x(0), (1,), 3, keepdims=True)
+    kept = b(np.argmax, x(0), axis=-1, keepdims=True)
+    chosen = b(operator.eq, b(operator.getitem, least, (slice(None), None)), x(1))
+    program = b.program(
+        2, least, most, kept, b(chunk.astype, chosen, astype_dtype=np.dtype("f8")), b(np.sum, least), b(np.argmin, x(0), axis=1)
+    )
+    rng = np.random.default_rng(0)
+    arguments = []
+    for n in (0, 1, 300):
+        rows = rng.integers(0, 4, (n, 6)).astype(kind)  # ties
+        if np.dtype(kind).kind == "f" and n > 1:
+            rows[::3, 2:] = np.nan
+            rows[::7, 1] = rng.choice((np.inf, -np.inf, -0.0, np.nan))
+            rows[5] = np.nan
+        arguments.append([rows, np.arange(6)])
+    loop = check(program, arguments, (True, False))
+    assert "blocks.row_places(" in loop.source
+
+
+def test_places_of_distances_as_in_k_means() -> None:
+    """What dask writes for it comes down to one search, as in the kernel."""
+    b = Build()
+    far = b(operator.sub, x(1), b(operator.mul, 2, b(lean.tensordot, x(0), x(2), axes=((1,), (1,)), is_sparse=False)))
+    flat = b(lean.sum_, far, axis=(1,), dtype=np.dtype("f8"), keepdims=False)
+    found = b(lean.arg_chunk, np.min, chunk.argmin, flat, (1,), 0)
+    nearest = b(lean.arg_agg, chunk.argmin, (LIST, found), axes=[1], axis=(1,), keepdims=False)
+    program = b.program(3, nearest)
+    rows = [[data((n, K), "f8", n), data((3,), "f8", 1), data((3, K), "f8", 2)] for n in (1, 300)]
+    assert "row_places" in check(program, rows, (True, False, False)).source
+
+
+def test_products_with_a_place_for_an_axis() -> None:
+    b = Build()
+    product = b(chunk.getitem, b(lean.matmul, x(0), x(1)), (slice(None), 0, slice(None)))
+    parts = b(lean.matmul, x(0), b(operator.getitem, x(1), (slice(None), slice(0, 1))))
+    program = b.program(2, product, b(operator.getitem, parts, (slice(None), 0, 0)), b(lean.times, x(0), x(1), 1))
+    check(program, [[data((n, K), "f8", n), data((K, 3), "f8", 1)] for n in (1, 300)], (True, False))
+
+
 def test_three_axes() -> None:
     """The distance of each row to each of several centres, as in k-means."""
     b = Build()
@@ -211,6 +254,8 @@ def mine(a: Any) -> Any:
         (np.exp, {"where": True}, "np.exp with where"),
         (np.floor_divide, None, "floor_divide"),
         (np.any, {"axis": 0, "where": True}, "np.any"),
+        (np.argmin, {"axis": 0}, "along the rows"),
+        (np.argmax, {}, "along the rows"),
         (operator.mod, None, "mod"),
         (np.arctan2, None, "arctan2"),
         (np.outer, None, "np.outer"),

@@ -30,7 +30,7 @@ from graphopt.loops.vectors import (
 __all__ = [
     *("add_products", "add_rows", "add_up", "count_rows", "count_up", "dots", "greatest", "product"),
     "repeat",
-    *("row_counts", "row_extremes", "row_sums", "widen", "widest"),
+    *("row_counts", "row_extremes", "row_places", "row_sums", "widen", "widest"),
 ]
 
 _compiled: Decorator = njit(error_model="numpy")
@@ -243,6 +243,18 @@ def row_extremes(x: Any, n: int, k: int, sign: int, out: Any) -> None:
         for j in range(1, k):
             best = _more(best, x[i * k + j], sign)
         out[i] = best
+
+
+@_compiled
+def row_places(x: Any, n: int, k: int, sign: int, out: Any) -> None:
+    """Write down where the greatest number of each row is: the first of equal ones, or the first NaN."""
+    for i in range(n):
+        best, place = x[i * k], 0
+        for j in range(1, k):
+            number = x[i * k + j]
+            better = (number > best if sign > 0 else number < best) or (number != number and best == best)
+            best, place = number if better else best, j if better else place
+        out[i] = place
 
 
 @_compiled

@@ -226,6 +226,8 @@ def call_text(node: Node, names: Names) -> str:
     real = node.dtype.kind == "f"
     if node.op == "dot":
         return f"blocks.dots({x}, n, {k}, {names.of(args[1])}, {node.columns}, {out})"
+    if node.op == "row_place":
+        return f"blocks.row_places({x}, n, {k}, {node.extra}, {out})"
     if node.op in ("row_sum", "row_most"):  # of three axes the first may stay: then there are more and shorter rows
         n, k = ("n" if node.columns == 1 else f"n * {node.columns}"), k // node.columns
         if node.op == "row_most":

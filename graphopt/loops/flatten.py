@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from toolz.functoolz import Compose
 
 from graphopt.graph import key_name
-from graphopt.program import INPUT, LITERAL, TUPLE, VALUE, Program, Spec, carried_over, without_partial
+from graphopt.program import CONST, INPUT, ITEM, LITERAL, TUPLE, VALUE, Program, Spec, carried_over, without_partial
 
-__all__ = ["Call", "flatten"]
+__all__ = ["Call", "flatten", "reached"]
 
 
 class Call(NamedTuple):
@@ -50,3 +51,18 @@ def _call(func: Any, args: tuple[Spec, ...], options: dict[str, Spec], name: str
         return spec
     calls.append(Call(func, args, options, name))
     return (VALUE, len(calls) - 1)
+
+
+def reached(calls: list[Call], outputs: tuple[Spec, ...]) -> Iterator[int]:
+    """Yield the places of the calls that the outputs depend on."""
+    stack, done = list(outputs), set()
+    while stack:
+        kind, *rest = stack.pop()
+        if kind == VALUE and rest[0] not in done:
+            done.add(rest[0])
+            yield rest[0]
+            stack += [*calls[rest[0]].args, *calls[rest[0]].options.values()]
+        elif kind == ITEM:
+            stack.append(rest[0])
+        elif kind not in (INPUT, LITERAL, CONST, VALUE):
+            stack += rest

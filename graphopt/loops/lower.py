@@ -15,9 +15,10 @@ import numpy as np
 
 from graphopt.functions import is_pure
 from graphopt.loops import rules
-from graphopt.loops.flatten import Call, flatten
+from graphopt.loops.flatten import Call, flatten, reached
 from graphopt.loops.nodes import DTYPES, ROWS, Arg, Const, Node, Operand, Refused
 from graphopt.loops.vocabulary import known, name_of
+from graphopt.peephole import shorter
 from graphopt.program import CONST, INPUT, LIST, LITERAL, TUPLE, VALUE, Program, Spec
 
 __all__ = ["Lowered", "Prologue", "lower"]
@@ -64,6 +65,7 @@ def lower(program: Program, fixed: Mapping[int, Any], args: Sequence[Arg]) -> Lo
 class _Lowering:
     def __init__(self, program: Program, fixed: Mapping[int, Any], args: Sequence[Arg]) -> None:
         self.calls, self.outputs = flatten(program)
+        self._shorten(fixed)
         self.args = tuple(args)
         places = [*range(program.inputs), *(program.inputs + i for i in range(program.literals) if i not in fixed)]
         if len(places) != len(args):
@@ -75,8 +77,18 @@ class _Lowering:
         self.shared = len(args)
         self.results: list[Any] = []
 
+    def _shorten(self, fixed: Mapping[int, Any]) -> None:
+        """Do in one call what the kernel does in one call, and leave out what nobody reads any more."""
+        steps = [(call.func, call.args, tuple(call.options.items())) for call in self.calls]
+        for place, (_, (func, args, options)) in shorter(steps, self.outputs, fixed).items():
+            self.calls[place] = Call(func, args, dict(options), self.calls[place].name)
+        self.read = set(reached(self.calls, self.outputs))
+
     def lower(self) -> Lowered:
-        for call in self.calls:
+        for place, call in enumerate(self.calls):
+            if place not in self.read:
+                self.results.append(None)
+                continue
             args = [self.get(spec) for spec in call.args]
             options = {name: self.get(spec) for name, spec in call.options.items()}
             self.results.append(self.step(call, args, options))

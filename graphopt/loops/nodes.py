@@ -88,8 +88,8 @@ class Node:
     ----------
     op
         How it comes about: ``lane`` and ``shared`` are given; ``view`` is another node seen in another shape; ``map`` is
-        computed number by number; ``columns`` picks columns; ``spread`` repeats along rows or columns; ``dot``, ``row_sum``
-        and ``row_most`` go along rows; ``product``, ``sum`` and ``most`` fold the rows.
+        computed number by number; ``columns`` picks columns; ``spread`` repeats along rows or columns; ``dot``, ``row_sum``,
+        ``row_most`` and ``row_place`` go along rows; ``product``, ``sum`` and ``most`` fold the rows.
     dtype, shape, args
         What it is, and what it is computed from.
     name
@@ -98,7 +98,7 @@ class Node:
         For a map: the expression with ``{0}``, ``{1}``, … for the arguments, how tightly it binds, and the dtypes in which
         it takes the arguments.
     extra
-        For what is given its place; for ``most`` the sign; for ``columns`` the first.
+        For what is given its place; for ``most`` and places the sign; for ``columns`` the first.
     needs_rows
         Whether it is not defined where there are none.
     """

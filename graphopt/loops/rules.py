@@ -10,7 +10,7 @@ import numpy as np
 from graphopt import lean
 from graphopt.loops.flatten import Call
 from graphopt.loops.nodes import ROWS, Const, Node, Operand, Refused, pattern
-from graphopt.loops.vocabulary import BOOLEAN, CONTRACTIONS, MAPS, REDUCTIONS, is_view, method_of, name_of, ufunc_of
+from graphopt.loops.vocabulary import ARGUMENTS, BOOLEAN, CONTRACTIONS, MAPS, REDUCTIONS, is_view, method_of, name_of, ufunc_of
 
 __all__ = ["apply"]
 
@@ -41,6 +41,9 @@ def apply(low: Lowering, call: Call, args: list[Any], options: dict[str, Any]) -
     for one, axes_of in CONTRACTIONS:
         if func is one:
             return _contract(low, call, axes_of, args, options)
+    for one, sign in ARGUMENTS:
+        if func is one:
+            return _argument(low, call, sign, args, options)
     if not all(isinstance(arg, (Node, Const)) for arg in args):
         raise Refused(f"{name_of(func)} takes a list")
     ufunc = ufunc_of(func)
@@ -259,6 +262,26 @@ def _reduce(low: Lowering, call: Call, what: str, args: list[Any], options: dict
     count = " * ".join([*(["rows"] * folds_rows), *([str(node.columns // out.columns)] * whole)])
     divided = ("{0} / " + (f"np.{dtype.name}({count})"), 10)
     return made("map", dtype, shape, [out], call.name, text=divided, inside=(dtype,))
+
+
+def _argument(low: Lowering, call: Call, sign: int, args: list[Any], options: dict[str, Any]) -> Node:
+    """Lower the search for the place of the greatest or the least number of each row."""
+    name = name_of(call.func)
+    node = _only(args, options, name)
+    dtype, shape = low.seen(call.func, args, options)
+    given = dict(zip(("axis", "offset_info"), args[1:], strict=False)) | options
+    if not given.keys() <= {"axis", "offset_info", "keepdims"}:
+        raise Refused(f"no loop is written for {name} with these options")
+    axis = given["axis"].value if "axis" in given else None
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    real = [place for place, size in enumerate(node.shape) if size not in (1, ROWS)]
+    if len(axes) != 1 or axes[0] is None or real != [axes[0] % len(node.shape)] or not node.rows:
+        raise Refused(f"{name} does not run along the rows")
+    found = made("row_place", dtype, shape, [node], call.name, extra=sign)
+    first = given["offset_info"].value if "offset_info" in given else 0
+    if not first:
+        return found
+    return made("map", dtype, shape, [found, Const(first)], call.name, text=MAPS["add"], inside=(dtype, dtype))
 
 
 def _contract(

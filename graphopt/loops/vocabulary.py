@@ -13,7 +13,7 @@ from dask.utils import methodcaller
 
 from graphopt import lean
 
-__all__ = ["BOOLEAN", "CONTRACTIONS", "MAPS", "REDUCTIONS", "is_view", "known", "method_of", "name_of", "ufunc_of"]
+__all__ = ["ARGUMENTS", "BOOLEAN", "CONTRACTIONS", "MAPS", "REDUCTIONS", "is_view", "known", "method_of", "name_of", "ufunc_of"]
 
 ATOM, UNARY = 20, 11
 
@@ -84,14 +84,14 @@ BOOLEAN: dict[str, tuple[str, int]] = {
 #: Functions that only show numbers in another shape or leave some out. What they do is seen from where numbers end up.
 _VIEWS: tuple[Any, ...] = (
     *(np.transpose, np.reshape, np.ravel, np.expand_dims, np.squeeze, np.atleast_1d, np.atleast_2d, np.moveaxis, np.swapaxes),
-    *(operator.getitem, chunk.getitem, lean.concatenate, _concatenate2),
+    *(operator.getitem, chunk.getitem, lean.piece, lean.concatenate, _concatenate2),
 )
 
 #: What folds an axis, by what it does.
 REDUCTIONS: dict[str, tuple[Any, ...]] = {
     "sum": (np.sum, lean.sum_, chunk.sum),
-    "max": (np.max, chunk.max, reductions.chunk_max),
-    "min": (np.min, chunk.min, reductions.chunk_min),
+    "max": (np.max, chunk.max, reductions.chunk_max, lean.max_),
+    "min": (np.min, chunk.min, reductions.chunk_min, lean.min_),
     "mean": (np.mean,),
     "any": (np.any, chunk.any),
     "all": (np.all, chunk.all),
@@ -109,12 +109,17 @@ def _named(a: Any, b: Any, axes: Any, *_: Any, **__: Any) -> tuple[int, int] | N
     return (left[0] % a.ndim, right[0] % b.ndim) if len(left) == len(right) == 1 else None
 
 
+#: What finds the place of the greatest number along an axis, and of the least.
+ARGUMENTS: tuple[tuple[Any, int], ...] = ((lean.argmax, 1), (np.argmax, 1), (lean.argmin, -1), (np.argmin, -1))
+
 #: What contracts one axis of each of two arrays, and how to tell which from its arguments.
 CONTRACTIONS: tuple[tuple[Any, Callable[..., tuple[int, int] | None]], ...] = (
     (np.dot, _last_with_first),
     (np.matmul, _last_with_first),
     (operator.matmul, _last_with_first),
     (routines._matmul, _last_with_first),
+    (lean.matmul, _last_with_first),
+    (lean.times, _last_with_first),
     (np.tensordot, _named),
     (routines._tensordot, _named),
     (lean.tensordot, _named),
@@ -143,7 +148,7 @@ def method_of(func: Any) -> str | None:
 
 def known(func: Any) -> bool:
     """Say whether there is a rule for a function."""
-    others = (np.where, np.clip, lean.reduce_blocks, *(one for one, _ in CONTRACTIONS))
+    others = (np.where, np.clip, lean.reduce_blocks, *(one for one, _ in (*CONTRACTIONS, *ARGUMENTS)))
     reduced = any(func is one for functions in REDUCTIONS.values() for one in functions)
     methods = method_of(func) in ("astype", *REDUCTIONS)
     return is_view(func) or reduced or methods or ufunc_of(func) is not None or any(func is one for one in others)
