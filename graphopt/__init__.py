@@ -8,6 +8,8 @@ from graphopt.explain import Explanation, explain
 from graphopt.pipeline import Policy, optimize
 from graphopt.plan import Plan
 from graphopt.report.plans import visualize as _visualize
+from graphopt.shared import SharedGraph
+from graphopt.sharing import sharing
 from graphopt.types import (
     ClusterError,
     CycleError,
@@ -39,10 +41,12 @@ __all__ = [
     "Policy",
     "PolicyError",
     "Refusal",
+    "SharedGraph",
     "Stats",
     "TraceError",
     "compile",
     "explain",
     "optimize",
     "optimized",
+    "sharing",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from graphopt.pipeline import Optimizer, Policy, checked
 from graphopt.replay import Replayer
+from graphopt.sharing import sharing
 from graphopt.types import PolicyError
 
 __all__ = ["optimized"]
@@ -36,7 +37,7 @@ def optimized(policy: Policy | None = None, *, replay: bool = False, **changes: 
 
     Notes
     -----
-    It sets dask's ``array_optimize``, ``delayed_optimize`` and ``bag_optimize``. Those are read when a computation starts;
+    Operations inside share the layers of their graphs, see `sharing`. It sets dask's ``array_optimize``, ``delayed_optimize`` and ``bag_optimize``. Those are read when a computation starts;
     contexts nest, and the innermost counts. Dataframes and, with ``array.query-planning``, arrays are optimised by dask's
     expressions instead; they compute here as they would outside.
 
@@ -55,5 +56,5 @@ def optimized(policy: Policy | None = None, *, replay: bool = False, **changes: 
     from dask import config
 
     hook = Replayer(policy) if replay else Optimizer(policy)
-    with config.set(array_optimize=hook, delayed_optimize=hook, bag_optimize=hook):
+    with sharing(), config.set(array_optimize=hook, delayed_optimize=hook, bag_optimize=hook):
         yield policy

@@ -253,8 +253,9 @@ def _read_layers(graph: Any, keys: list[Key], merge_layers: bool) -> tuple[dict[
     nodes: dict[Key, Node] = {}
     notes: dict[Key, dict[str, Any]] = {}
     needed = set(keys)
-    for name in reversed(_layer_order(graph.dependencies)):
-        layer = graph.layers[name]
+    layers = dict(graph.layers.items())
+    for name in reversed(_layer_order(dict(graph.dependencies.items()))):
+        layer = layers[name]
         if not keys:
             found = {k: as_node(k, v, all_keys) for k, v in layer.items()}
         elif (made := blocks(layer, needed)) is not None:
@@ -263,7 +264,7 @@ def _read_layers(graph: Any, keys: list[Key], merge_layers: bool) -> tuple[dict[
                 needed.update(node.dependencies)
         else:
             found = _reachable(_narrow(layer, needed, all_keys), needed, all_keys)
-        if annotations := getattr(graph.layers[name], "annotations", None):
+        if annotations := getattr(layer, "annotations", None):
             for key in found:
                 notes[key] = {what: value(key) if callable(value) else value for what, value in annotations.items()}
         nodes.update(found)

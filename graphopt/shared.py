@@ -24,6 +24,8 @@ __all__ = ["SharedGraph"]
 
 #: So many steps from graph to parent may be taken by lookups before it is asked whether an index would have been cheaper.
 _STEPS = 256
+#: What is not copied: dask's own, and what somebody has wrapped to say that it does not change.
+_FIXED = (HighLevelGraph, Layer, MappingProxyType)
 _NOTHING: Mapping[Key, Any] = MappingProxyType({})
 
 
@@ -33,8 +35,8 @@ class SharedGraph(Mapping[Key, Any]):
     Parameters
     ----------
     own : Mapping
-        The tasks that are new. A dictionary is copied, which costs its length; what dask itself holds to be unchangeable,
-        a high-level graph or one of its layers, is referred to.
+        The tasks that are new. A dictionary is copied, which costs its length; a high-level graph, one of its layers, or a
+        ``types.MappingProxyType`` is taken not to change and is referred to.
     parents : iterable of Mapping
         What it grew from. Where keys are in several, own tasks win over parents and later parents over earlier ones, as in a
         dictionary that is updated with one after the other.
@@ -153,14 +155,18 @@ class SharedGraph(Mapping[Key, Any]):
     def __reduce__(self) -> Any:
         order = list(self._outwards())
         place = {id(graph): i for i, graph in enumerate(order)}
-        owns = [graph._own for graph in order]
+        owns = [dict(graph._own) if isinstance(graph._own, MappingProxyType) else graph._own for graph in order]
         return _rebuilt, (owns, [[place[id(parent)] for parent in graph._parents] for graph in order])
 
-    def copy(self) -> SharedGraph:
-        """Return the graph itself: it never changes."""
+    def copy(self) -> dict[Key, Any]:
+        """Return a dictionary: who asks for a copy, as dask does, wants to change it."""
+        return self.to_dict()
+
+    def __copy__(self) -> SharedGraph:
         return self
 
-    __copy__ = copy
+    def __deepcopy__(self, memo: Any) -> SharedGraph:
+        return self
 
     # -- what one does with graphs -------------------------------------------------------------------------------------
 
@@ -292,7 +298,7 @@ class _Values(ValuesView[Any]):
 def _graph(own: Mapping[Key, Any], parents: tuple[SharedGraph, ...]) -> SharedGraph:
     """Make a graph as it is asked for."""
     self: SharedGraph = object.__new__(SharedGraph)
-    self._own = own if isinstance(own, (HighLevelGraph, Layer)) else dict(own)
+    self._own = own if isinstance(own, _FIXED) else dict(own)
     self._parents = parents
     self._index = self._length = None
     self._steps, self._limit = 0, _STEPS

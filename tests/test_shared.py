@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import threading
 from collections.abc import Mapping
@@ -103,7 +104,9 @@ def test_it_is_the_dictionary_it_stands_for(found: tuple[list[SharedGraph], list
         assert graph.merge({"more": 1}) == {**twin, "more": 1}
         assert graph.merge(*graphs) == {key: value for each in [twin, *plain] for key, value in each.items()}
         assert pickle.loads(pickle.dumps(graph)) == twin
-        assert graph.copy() is graph
+        assert graph.copy() == twin
+        assert type(graph.copy()) is dict
+        assert copy.copy(graph) is copy.deepcopy(graph) is graph
 
 
 @given(twins())
