@@ -8,12 +8,14 @@
 
     getitem(lean.matmul(a, b), (slice(None), 0, slice(None)))               ->   lean.times(a, b, axis=1)
     lean.arg_agg(argmin, [lean.arg_chunk(min, argmin, x, (1,), 0)], ...)    ->   lean.argmin(x, (1,), 0, keepdims=False)
+    lean.mean_agg([lean.mean_chunk(x, ...)], ...)                           ->   lean.mean(x, ...)
     lean.grid([getitem(x, slice(0, 2)), y], [2])                            ->   lean.grid([lean.piece(x, slice(0, 2)), y], [2])
 
 The first is how dask writes ``a.dot(b)``: it contracts block by block, keeps the contracted axis for the sum over the blocks,
 and sums it away even where there is one block. ``a @ b`` leaves a place for that axis and takes it off again. An arg-reduction
-finds both the best number and its place, for the choice among blocks, even where there is one. A rechunk copies the parts of
-blocks, and copies them again when it joins them. The steps come from different layers, so only a kernel has them side by side.
+finds both the best number and its place, for the choice among blocks, even where there is one; a mean keeps sums and counts. A
+rechunk copies the parts of blocks, and copies them again when it joins them. The steps come from different layers, so only a
+kernel has them side by side.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ EXACT = True
 Found = dict[int, tuple[int, Step]]
 
 _PARTS = {"axes", "is_sparse", "dtype", "keepdims", "joined"}  # what `lean.contract` has to be told
-_FIRST = frozenset(map(id, (lean.tensordot, lean.matmul, lean.arg_chunk, lean.grid)))  # without which there is nothing to find
+#: Without one of these there is nothing to find.
+_FIRST = frozenset(map(id, (lean.tensordot, lean.matmul, lean.arg_chunk, lean.mean_chunk, lean.grid)))
 
 
 def shorter(steps: Sequence[Step], outputs: Sequence[Spec], fixed: Mapping[int, Any]) -> Found:
@@ -73,6 +76,7 @@ class _Steps:
             out.update(self.contraction(place, step, out))
             out.update(self.product(place, step))
             out.update(self.argument(place, step))
+            out.update(self.mean(place, step))
             if step[0] is lean.grid:
                 out.update(self.pieces(step))
         return out
@@ -154,6 +158,21 @@ class _Steps:
             return {}
         call = lean.argmin if self.value(argfunc) is chunk.argmin else lean.argmax
         return {place: (below, (call, (x, mine, offset), (("keepdims", options["keepdims"]),)))}
+
+    def mean(self, place: int, step: Step) -> Found:
+        """Average without counts where there is one block."""
+        func, args, kwargs = step
+        options = dict(kwargs)
+        if func is not lean.mean_agg or len(args) != 1 or options.keys() != {"axis", "dtype", "keepdims"}:
+            return {}
+        axis, dtype = self.value(options["axis"]), self.value(options["dtype"])
+        below = self.alone(args[0], len(axis)) if type(axis) is tuple else None
+        if below is None or self.steps[below][0] is not lean.mean_chunk or len(self.steps[below][1]) != 1:
+            return {}
+        theirs = {name: self.value(value) for name, value in self.steps[below][2]}
+        if theirs.keys() != options.keys() or theirs["axis"] != axis or theirs["keepdims"] is not True:
+            return {}
+        return {place: (below, (lean.mean, self.steps[below][1], kwargs))} if theirs["dtype"] is dtype else {}
 
     def pieces(self, step: Step) -> Found:
         """Copy parts of blocks once, when they are joined."""

@@ -231,6 +231,7 @@ def test_the_lean_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lean.piece(a, (slice(1, 2),)).base is a
     one = lean.mean_chunk(a, dtype=a.dtype, axis=(0,), keepdims=True)
     assert lean.mean_combine([one, one], axis=(0,), keepdims=True)["n"].tolist() == [[8.0] * 3]
+    assert lean.mean(a, (0,), a.dtype).shape == (3,)
     assert lean.mean_agg([one, one], dtype=a.dtype, axis=(0,), keepdims=False).shape == (3,)
     found = lean.arg_chunk(np.min, chunk.argmin, a, (0,), 4)
     assert lean.arg_combine(chunk.argmin, [found, found], axes=[0], axis=(0,)).shape == (1, 3)

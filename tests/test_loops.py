@@ -184,6 +184,16 @@ def test_places_of_distances_as_in_k_means() -> None:
     assert "row_places" in check(program, rows, (True, False, False)).source
 
 
+def test_means_of_rows_as_dask_writes_them() -> None:
+    b = Build()
+    f8 = np.dtype("f8")
+    sums = b(lean.mean_chunk, x(0), dtype=f8, axis=(1,), keepdims=True)
+    mean = b(lean.mean_agg, (LIST, sums), dtype=f8, axis=(1,), keepdims=True)
+    program = b.program(1, b(operator.sub, x(0), mean), b(lean.mean, x(0), axis=(1,), dtype=f8, keepdims=False))
+    check(program, [[data((n, K), "f8", n)] for n in (1, 300)], (True,))
+    check(program, [[np.arange(n * K).reshape(n, K).astype("i4")] for n in (1, 300)], (True,))
+
+
 def test_products_with_a_place_for_an_axis() -> None:
     b = Build()
     product = b(chunk.getitem, b(lean.matmul, x(0), x(1)), (slice(None), 0, slice(None)))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from dask.array import chunk
 from dask.array.core import _concatenate2, concatenate_shaped
-from dask.array.reductions import arg_agg, arg_chunk, arg_combine
+from dask.array.reductions import arg_agg, arg_chunk, arg_combine, mean_agg, mean_chunk
 from dask.array.routines import _matmul, _tensordot
 from oracle import differences, evaluate
 from toolz import compose
@@ -209,6 +209,41 @@ def test_an_error_of_a_place_is_dasks() -> None:
     x = da.from_array(np.ones((3, 0)), chunks=(3, 1))
     with go.optimized(strict=True), pytest.raises(ValueError, match="zero-size array"):
         x.argmin(axis=1).compute(scheduler="sync")
+
+
+# -- means where there is one block ------------------------------------------------------------------------------------
+
+
+def summed(**changes: Any) -> Task:
+    return Task("c", functools.partial(mean_chunk, dtype=F8), A, **{"axis": (1,), "keepdims": True, **changes})
+
+
+def divided(*of: Any, **changes: Any) -> Task:
+    return Task("d", functools.partial(mean_agg, **{"dtype": F8, "axis": (1,), "keepdims": False, **changes}), List(*of))
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_the_mean_of_one_block_is_one_call(keepdims: bool) -> None:
+    text = optimise(summed(), divided(ref("c"), keepdims=keepdims))
+    assert text.count("lean.") == text.count("lean.mean(") == 1
+    text = optimise(summed(axis=(0, 1)), divided(List(ref("c")), axis=(0, 1), keepdims=keepdims))
+    assert text.count("lean.") == text.count("lean.mean(") == 1
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        (summed(), divided(ref("c"), ref("c"))),
+        (summed(), divided(ref("c"), axis=(0,))),
+        (summed(), divided(ref("c"), dtype=np.dtype("f4"))),
+        (summed(dtype=np.dtype("f4")), divided(ref("c"))),
+    ],
+    ids=["two blocks", "another axis", "another dtype", "another dtype of the sums"],
+)
+def test_other_means_stay(tasks: tuple[Task, ...]) -> None:
+    text = optimise(*tasks)
+    assert "lean.mean_chunk(" in text
+    assert "lean.mean(" not in text
 
 
 # -- parts of blocks that are joined -----------------------------------------------------------------------------------

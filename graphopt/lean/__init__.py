@@ -20,7 +20,7 @@ norms                                   ``abs``, ``**``, and the sums and extrem
 from graphopt.lean.arguments import arg_agg, arg_chunk, arg_combine, argmax, argmin
 from graphopt.lean.joins import concatenate, getter, grid, join, piece
 from graphopt.lean.products import chunk_sum, contract, matmul, tensordot, times
-from graphopt.lean.reductions import fold, max_, mean_agg, mean_chunk, mean_combine, min_, reduce_blocks, sum_
+from graphopt.lean.reductions import fold, max_, mean, mean_agg, mean_chunk, mean_combine, min_, reduce_blocks, sum_
 
 __all__ = [
     "arg_agg",
@@ -37,6 +37,7 @@ __all__ = [
     "join",
     "matmul",
     "max_",
+    "mean",
     "mean_agg",
     "mean_chunk",
     "mean_combine",

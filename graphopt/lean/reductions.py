@@ -13,7 +13,7 @@ from dask.array.reductions import chunk_max, chunk_min
 
 from graphopt.lean.joins import concatenate
 
-__all__ = ["START", "fold", "max_", "mean_agg", "mean_chunk", "mean_combine", "min_", "reduce_blocks", "sum_"]
+__all__ = ["START", "fold", "max_", "mean", "mean_agg", "mean_chunk", "mean_combine", "min_", "reduce_blocks", "sum_"]
 
 #: NumPy's sum of one negative zero: what a sum starts from. Adding it is what summing one element comes down to.
 START = float(np.sum(np.array([-0.0])))
@@ -88,19 +88,33 @@ def reduce_blocks(reduce: Callable[..., Any], blocks: Any, axes: Any, **options:
 # -- means: sums with counts -------------------------------------------------------------------------------------------
 
 
-def mean_chunk(x: Any, dtype: Any = "f8", **options: Any) -> Any:
-    """Sum up and count like dask's ``mean_chunk``; the counts, all alike, take no memory."""
-    axis = options.get("axis")
-    if (
+def _has_mean(x: Any, axis: Any, dtype: Any) -> bool:
+    """Say whether this is a plain array, to be averaged along these axes in fractions."""
+    return (
         type(x) is np.ndarray
         and type(axis) is tuple
-        and options.keys() == {"axis", "keepdims"}
-        and options["keepdims"] is True
         and isinstance(dtype, np.dtype)
         and dtype.kind in "fc"
         and dtype.isnative
         and all([0 <= one < x.ndim for one in axis])
-    ):
+    )
+
+
+def mean(x: Any, axis: Any, dtype: Any, keepdims: bool = False) -> Any:
+    """Average the one block that there is, as dask does by `mean_chunk` and `mean_agg`."""
+    if _has_mean(x, axis, dtype) and (count := math.prod([x.shape[one] for one in axis])):
+        total = sum_(sum_(x, axis=axis, dtype=dtype, keepdims=True), axis=axis, dtype=dtype, keepdims=keepdims)
+        return divide(total, np.array(count, dtype), dtype=dtype)
+    pairs = mean_chunk(x, dtype=dtype, axis=axis, keepdims=True)
+    for _ in axis:
+        pairs = [pairs]
+    return mean_agg(pairs, dtype=dtype, axis=axis, keepdims=keepdims)
+
+
+def mean_chunk(x: Any, dtype: Any = "f8", **options: Any) -> Any:
+    """Sum up and count like dask's ``mean_chunk``; the counts, all alike, take no memory."""
+    axis: Any = options.get("axis")
+    if options.keys() == {"axis", "keepdims"} and options["keepdims"] is True and _has_mean(x, axis, dtype):
         count = np.array(math.prod([x.shape[one] for one in axis]), dtype)
         shape = [1 if one in axis else size for one, size in enumerate(x.shape)]
         n: np.ndarray = np.ndarray(shape, dtype, count, 0, (0,) * x.ndim)

@@ -92,7 +92,7 @@ REDUCTIONS: dict[str, tuple[Any, ...]] = {
     "sum": (np.sum, lean.sum_, chunk.sum),
     "max": (np.max, chunk.max, reductions.chunk_max, lean.max_),
     "min": (np.min, chunk.min, reductions.chunk_min, lean.min_),
-    "mean": (np.mean,),
+    "mean": (np.mean, lean.mean),
     "any": (np.any, chunk.any),
     "all": (np.all, chunk.all),
 }
