@@ -20,7 +20,7 @@ import pytest
 from array_twins import arrays, wobble
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import close, evaluate, outline, same, snapshot
+from oracle import close, differences, evaluate, outline, same, snapshot
 from twins import examples
 
 import graphopt as go
@@ -240,6 +240,29 @@ def test_folds_do_not_depend_on_names(seed: int, size: int) -> None:
     _, mine = fold(graph, keys)
     _, theirs = fold(other, [names[key] for key in keys])
     assert outline(theirs, back.__getitem__) == outline(mine)
+
+
+@pytest.mark.parametrize("name", ["argmin", "argmax"])
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_places_fold_along_one_axis(name: str, keepdims: bool) -> None:
+    """Bit for bit: the first of equal numbers, and the first NaN, is the first in any grouping."""
+    values = np.random.default_rng(0).integers(0, 3, (40, 6)).astype(float)
+    values[30:, 2] = values[7:9, 3] = np.nan
+    for x, axis in ((da.from_array(values, chunks=(2, 3)), 0), (da.from_array(values[:, 3], chunks=3), 0)):
+        y = getattr(x, name)(axis=axis, keepdims=keepdims, split_every=2)
+        keys = flatten_keys(y.__dask_keys__())
+        before, made = fold(normalise(y, keys), keys)
+        assert sum(isinstance(node, Fold) for node in made.values()) == len(keys)
+        assert len(made) < len(before)
+        assert not differences(evaluate(made, keys), evaluate(before, keys))
+
+
+def test_places_along_two_axes_do_not_fold() -> None:
+    """Of equal numbers dask takes that of the first block, so it depends on how blocks are grouped."""
+    x = da.ones((8, 8), chunks=2).argmin(split_every=2)
+    keys = flatten_keys(x.__dask_keys__())
+    before, made = fold(normalise(x, keys), keys)
+    assert made is before
 
 
 def test_folds_of_nothing_are_the_graph_itself() -> None:

@@ -46,6 +46,10 @@ _MERGED: dict[Any, tuple[str, bool]] = {
 }
 
 
+#: The same for what finds arguments. Along one axis the first of equal ones is the first in any grouping, but not along more.
+_FOUND: dict[Any, bool] = {lean.arg_combine: True, lean.arg_agg: False}
+
+
 class Fold(Task):
     """A task that reduces the blocks in a list along one or more axes: ``lean.reduce_blocks`` on what it reads, in order."""
 
@@ -125,6 +129,9 @@ def _step(node: Task) -> _Step | None:
     if func.func is lean.reduce_blocks and len(func.args) == 1 and func.args[0] in _ASSOCIATIVE:
         step = _Step(func.args[0], keepdims is True, options)
         known = type(axis) is tuple and tuple(options.get("axes", ())) == axis
+    elif func.func in _FOUND and len(func.args) == 1:
+        step = _Step(("arg", func.args[0]), _FOUND[func.func] and keepdims is True, options)
+        known = type(axis) is tuple and len(axis) == 1 and tuple(options.get("axes", ())) == axis
     else:
         kind, inner = _MERGED.get(func.func, (None, False))
         step = _Step(kind, inner and keepdims is True, {name: options[name] for name in ("axis", "order") if name in options})
