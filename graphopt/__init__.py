@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphopt.compiled import Compiled, Stats, compile
 from graphopt.context import optimized
+from graphopt.execute.low_latency import low_latency
 from graphopt.explain import Explanation, explain
 from graphopt.pipeline import Policy, optimize
 from graphopt.plan import Plan
@@ -46,6 +47,7 @@ __all__ = [
     "TraceError",
     "compile",
     "explain",
+    "low_latency",
     "optimize",
     "optimized",
     "sharing",
