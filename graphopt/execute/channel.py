@@ -7,6 +7,7 @@ with its certificates and close when it closes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import threading
@@ -18,7 +19,7 @@ from typing import Any
 
 from dask import config
 from dask.utils import parse_timedelta
-from distributed.core import clean_exception
+from distributed.core import clean_exception, send_recv
 from distributed.protocol import pickle
 
 from graphopt.execute.worker import SERVE, ReplayPlugin
@@ -26,6 +27,9 @@ from graphopt.execute.worker import SERVE, ReplayPlugin
 __all__ = ["Channel", "Lost", "Network", "Unreachable", "network_of"]
 
 logger = logging.getLogger("distributed.graphopt")
+
+#: How many seconds an attempt to connect may take before the scheduler is asked whether the worker is still there.
+_ATTEMPT = 1.0
 
 
 class Lost(Exception):
@@ -50,13 +54,14 @@ class Channel:
 
     Attributes
     ----------
-    heard : float
-        When the worker last said anything.
+    ping, pinged
+        The answer to whether it is alive, and when it was asked for that.
     """
 
     def __init__(self, address: str, comm: Any) -> None:
         self.address, self.comm = address, comm
-        self.heard = time.monotonic()
+        self.ping: asyncio.Future[Any] | None = None
+        self.pinged = 0.0
         self.numbers = itertools.count()
         self.waiting: dict[int, asyncio.Future[Any]] = {}
         self.reader = asyncio.ensure_future(self.read())
@@ -71,7 +76,6 @@ class Channel:
         try:
             while True:
                 message = await self.comm.read()
-                self.heard = time.monotonic()
                 future = self.waiting.pop(message.pop("id"), None)
                 if future is not None and not future.done():
                     future.set_result(message)
@@ -125,9 +129,8 @@ class Network:
         self._client = weakref.ref(client)
         self.channels: dict[str, Channel] = {}
         self.opening: dict[str, asyncio.Future[Channel]] = {}
+        self.known: set[str] = set()  # workers that have answered
         self.installed = False
-        self.refused: str | None = None
-        self.threads = 0
         #: Where blocks are: by the name of an array its graph, the workers, and the keys unless they are dask's own.
         self.places: dict[str, tuple[Any, tuple[str, ...], Any]] = {}
         #: Arrays whose blocks were in this process: their graphs, and the names and futures of the blocks on the workers.
@@ -139,10 +142,10 @@ class Network:
         return self._client()
 
     def install(self) -> None:
-        """Teach all workers to replay. May be called from any thread but the event loop's."""
+        """Teach all workers to replay, those to come too. May be called from any thread but the event loop's."""
         if not self.installed:
-            self.client.register_plugin(ReplayPlugin())
-            self.threads = max(1, sum(self.client.nthreads().values()))
+            with contextlib.suppress(OSError):  # a worker is just dying; the others are taught when they are first asked
+                self.client.register_plugin(ReplayPlugin())
             self.installed = True
 
     def note(self, array: Any, homes: tuple[str, ...], keys: Any = None) -> None:
@@ -202,22 +205,47 @@ class Network:
 
     async def open(self, address: str) -> Channel:
         """Connect to a worker, and make sure that it knows what is wanted."""
-        client = self.client
-        try:
-            comm = await client.rpc.connect(address)
-        except (OSError, asyncio.TimeoutError) as error:
-            raise Lost(f"the worker {address} does not answer: {error}") from error
-        try:
-            await comm.write({"op": SERVE, "client": client.id, "reply": True})
-            hello = await asyncio.wait_for(comm.read(), deadline())
-        except (OSError, asyncio.TimeoutError) as error:
-            comm.abort()
-            raise Lost(f"the worker {address} does not answer: {error}") from error
+        client, start = self.client, time.monotonic()
+        comm = hello = None
+        while True:
+            try:
+                comm = await client.rpc.connect(address, timeout=_ATTEMPT)
+                hello = await asyncio.wait_for(self.greet(comm), deadline())
+                break
+            except (OSError, asyncio.TimeoutError) as error:
+                if comm is not None:
+                    comm.abort()
+                why = f"the worker {address} does not answer: {error}"
+            if address not in await client.scheduler.ncores():
+                raise Lost(why)
+            silent = time.monotonic() - start
+            if address in self.known:
+                if silent > deadline():
+                    await self.part_from(address, why)
+                    raise Lost(why)
+            elif silent > parse_timedelta(config.get("distributed.comm.timeouts.connect")):
+                raise Unreachable(why)  # it may be well, and only out of our reach
         if not isinstance(hello, dict) or "hello" not in hello:
             comm.abort()
             raise Unreachable(f"the worker {address} does not take part: {hello!r:.200}")
+        self.known.add(address)
         channel = self.channels[address] = Channel(address, comm)
         return channel
+
+    async def greet(self, comm: Any) -> Any:
+        """Ask a worker to take part, and teach it how if it does not know yet; return what it says."""
+        hello = None
+        for _ in range(2):
+            await comm.write({"op": SERVE, "client": self.client.id, "reply": True})
+            if (hello := await comm.read()) is not None:
+                break
+            await send_recv(comm, op="plugin-add", plugin=pickle.dumps(ReplayPlugin()), name=ReplayPlugin.name)
+        return hello
+
+    async def part_from(self, address: str, why: str) -> None:
+        """Take a worker off the cluster that we knew and that does not answer any more, so that dask looks for another."""
+        logger.warning("graphopt: %s; it is taken off the cluster", why)
+        await self.client.scheduler.unregister(address=address, stimulus_id=f"graphopt-silent-{time.time()}")
 
     async def answers(self, asked: dict[str, asyncio.Future[Any]]) -> dict[str, Any]:
         """Wait for answers; raise the first that is none.
@@ -238,19 +266,18 @@ class Network:
         return {address: future.result() for address, future in asked.items()}
 
     async def look_after(self, addresses: list[str], limit: float) -> None:
-        """Ask workers that have not answered yet whether they are alive; part from those that are silent for too long."""
+        """Ask workers that have not answered yet whether they are alive; part from those that do not answer that either."""
         for address in addresses:
             channel = self.channels.get(address)
-            if channel is None:
+            if channel is None or channel.closed:
                 continue
-            silent = time.monotonic() - channel.heard
+            if channel.ping is None or channel.ping.done():
+                channel.ping, channel.pinged = await channel.ask("ping"), time.monotonic()
+            silent = time.monotonic() - channel.pinged
             if silent > limit:
                 why = f"the worker {address} was silent for {silent:.1f} s"
-                logger.warning("graphopt: %s; it is taken off the cluster", why)
                 channel.close(why)
-                await self.client.scheduler.unregister(address=address, stimulus_id=f"graphopt-silent-{time.time()}")
-            elif silent > 1:
-                await channel.ask("ping")
+                await self.part_from(address, why)
 
     async def info(self, plans: list[str]) -> dict[str, Any]:
         """Ask all workers what they hold of some plans."""

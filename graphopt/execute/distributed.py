@@ -177,12 +177,21 @@ class Remote:
             homes = [_chosen(has[key], there) for key in keys]
             if all(homes):
                 return tuple(homes)
+            gone = [key for key, home in zip(keys, homes, strict=True) if not home]
+            states: Any = await client.scheduler.get_task_status(keys=gone)
+            for key in gone:
+                if states[key] in (None, "forgotten"):
+                    raise ClusterError(
+                        f"The input {name!r} is lost: no worker has its block {key!r}, and dask does not know how to compute "
+                        "it again. Persist it anew."
+                    )
             if time.monotonic() > until:
-                lost = next(key for key, home in zip(keys, homes, strict=True) if not home)
                 raise ClusterError(
-                    f"The input {name!r} is lost: no worker has its block {lost!r}, and dask did not compute it again within "
-                    "the deadline (graphopt.deadline in dask's configuration). Persist it anew."
+                    f"The input {name!r} is lost: no worker has its block {gone[0]!r}, and dask did not compute it again "
+                    "within the deadline (graphopt.deadline in dask's configuration). Persist it anew."
                 )
+            if any([states[key] == "processing" for key in gone]):
+                until = time.monotonic() + deadline()
             await asyncio.sleep(0.05)
 
     # -- binding -------------------------------------------------------------------------------------------------------
