@@ -42,6 +42,7 @@ bench: $(INSTALLED) ## run the benchmarks: ratios within one run, then timings t
 	$(VENV_PYTHON) bench/foundation.py
 	$(VENV_PYTHON) bench/loops.py
 	$(VENV_PYTHON) bench/replay.py
+	$(VENV_PYTHON) bench/shared.py
 	$(VENV_PYTHON) bench/low_latency.py
 	$(VENV_PYTHON) -m pytest bench --benchmark-only $(ARGS)
 

@@ -193,7 +193,8 @@ class Compiled:
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """Return the plan that a call with these arguments would run, without running it."""
-        return self._find(*self._arguments(args, kwargs), active_client()).plan
+        arguments, structure = self._arguments(args, kwargs)
+        return replace(self._find(arguments, structure, active_client()).plan, given=tuple(arguments))
 
     def close(self) -> None:
         """Forget all plans, and let the workers of clusters let go of what they hold for them."""

@@ -12,13 +12,14 @@ from dask.utils import format_bytes
 from graphopt.explain import left_apart
 from graphopt.graph import is_constant, read
 from graphopt.kernel import Kernel
+from graphopt.lazy import lazy
 from graphopt.outline import Outline, outline, same
 from graphopt.passes.lower import lower
 from graphopt.pipeline import Policy
 from graphopt.schedule import Level, Schedule, lay_out
 from graphopt.spec import TaskRef
 from graphopt.standins import refuse_captured, with_references
-from graphopt.trace import Argument, Trace
+from graphopt.trace import Argument, Trace, rebound
 from graphopt.types import Graph, Key, Node, Refusal, TraceError
 
 __all__ = ["Plan", "make_plan"]
@@ -80,6 +81,8 @@ class Plan:
         What is known once the plan has run: memory, compiled loops.
     functions : tuple
         The functions of the user's that run on chunks: each time, with whatever they capture then.
+    given : tuple of Argument
+        The arguments that it was asked for with; none in the plans that a compiled function keeps.
     """
 
     schedule: Schedule
@@ -90,6 +93,7 @@ class Plan:
     tasks: int
     observed: Observed = field(default_factory=Observed, compare=False, repr=False)
     functions: tuple[Callable[..., Any], ...] = field(default=(), compare=False, repr=False)
+    given: tuple[Argument, ...] = field(default=(), compare=False, repr=False)
 
     #: What draws a plan. The package puts it here: drawing stands above what is drawn.
     drawn_by: ClassVar[Callable[[Plan, str | PathLike[str]], None]]
@@ -134,6 +138,41 @@ class Plan:
             return ["    runs as one compiled loop over all lanes, without the interpreter's lock"]
         why = self.observed.reasons.get(name)
         return [] if why is None else [f"    runs lane by lane, not as a compiled loop: {why}"]
+
+    def lazy(self, *small: Any, **named: Any) -> Any:
+        """Return what the function returns as dask collections that are still to be computed.
+
+        Parameters
+        ----------
+        *small
+            Other values for the small arrays and numbers among the arguments, in order, instead of those that the plan was made
+            with.
+        **named
+            Other values for any arguments, by name.
+
+        Returns
+        -------
+        The results, with a dask array in the place of each array, small ones too. They go with any other dask code and run on
+        any scheduler, kernel by kernel.
+
+        Raises
+        ------
+        TypeError
+            If there is no such argument, or a value is of another type, shape or chunking than the plan is made for.
+
+        Examples
+        --------
+        >>> import dask.array as da, numpy as np, graphopt as go
+        >>> X = da.ones((8, 2), chunks=(2, 2)).persist()
+        >>> step = go.compile(lambda X, beta: X.dot(beta).sum())
+        >>> plan = step.plan(X, np.zeros(2))
+        >>> total = plan.lazy(np.array([1.0, 2.0]))
+        >>> float((total + 1).compute())
+        25.0
+        """
+        if not self.given:
+            raise TypeError("This plan knows no arguments: ask the compiled function for one, step.plan(...).")
+        return lazy(self, rebound(self.given, small, named))
 
     def info(self) -> dict[str, dict[str, int]]:
         """Ask the workers of a cluster what they hold of the plan.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from graphopt.standins import Scalar, example_of, is_number, stand_in_array, tra
 from graphopt.tree import Structure, count, flatten, unflatten
 from graphopt.types import Key, TraceError, add_note
 
-__all__ = ["Argument", "Result", "Trace", "arguments_of", "is_future", "resident_blocks", "result_of", "trace"]
+__all__ = ["Argument", "Result", "Trace", "arguments_of", "is_future", "rebound", "resident_blocks", "result_of", "trace"]
 
 #: What stands in a graph in place of a block that is still to be computed, or is no array.
 _NO_BLOCKS = (GraphNode, TaskRef, Alias, tuple, str, list, dict)
@@ -126,6 +126,38 @@ def _argument(name: str, value: Any, known: Callable[[str, da.Array], Argument |
     if isinstance(value, np.ndarray):
         return Argument(name, "array", value, ("array", type(value), value.dtype, value.shape))
     return Argument(name, "static", value, _static(value))
+
+
+def rebound(arguments: Sequence[Argument], small: Sequence[Any], named: Mapping[str, Any]) -> list[Argument]:
+    """Return arguments with other values: for the small ones in order, for any by name.
+
+    Raises
+    ------
+    TypeError
+        If there is no such argument, or a value is not like the one that was there.
+    """
+    places = [place for place, argument in enumerate(arguments) if argument.kind in ("array", "number")]
+    names = {argument.name: place for place, argument in enumerate(arguments)}
+    if len(small) > len(places):
+        raise TypeError(f"{len(small)} small arguments are given; there are {[arguments[place].name for place in places]}.")
+    if unknown := named.keys() - names.keys():
+        raise TypeError(f"There is no argument {', '.join(sorted(map(repr, unknown)))}, only {list(names)}.")
+    out = list(arguments)
+    given = {**dict(zip(places, small, strict=False)), **{names[name]: value for name, value in named.items()}}
+    for place, value in given.items():
+        old, new = out[place], _argument(out[place].name, value, lambda name, array: None)
+        if new.kind != old.kind or new.signature != old.signature:
+            raise TypeError(
+                f"{old.name!r} is {_said(new)}, and the plan is made for {_said(old)}: ask the compiled function for "
+                "another plan."
+            )
+        out[place] = new
+    return out
+
+
+def _said(argument: Argument) -> str:
+    parts: Any = argument.signature
+    return " ".join([part.__name__ if isinstance(part, type) else str(part) for part in parts])
 
 
 def _comparable(chunks: Any) -> Hashable:
