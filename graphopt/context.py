@@ -37,9 +37,10 @@ def optimized(policy: Policy | None = None, *, replay: bool = False, **changes: 
 
     Notes
     -----
-    Operations inside share the layers of their graphs, see `sharing`. It sets dask's ``array_optimize``, ``delayed_optimize`` and ``bag_optimize``. Those are read when a computation starts;
-    contexts nest, and the innermost counts. Dataframes and, with ``array.query-planning``, arrays are optimised by dask's
-    expressions instead; they compute here as they would outside.
+    Operations inside share the layers of their graphs, see `sharing`. It sets dask's ``array_optimize``,
+    ``delayed_optimize`` and ``bag_optimize``. Those are read when a computation starts; contexts nest, and the innermost
+    counts. Dataframes and, with ``array.query-planning``, arrays are optimised by dask's expressions instead; they compute
+    here as they would outside.
 
     Examples
     --------
