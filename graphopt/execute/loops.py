@@ -41,7 +41,7 @@ class Loops:
 
     def __init__(self, schedule: Schedule, chunks: Collection[int], shared: Collection[int], kept: Collection[int]) -> None:
         self.schedule = schedule
-        self.chunks, self.shared = frozenset(chunks), frozenset(shared)
+        self.chunks, self.shared = frozenset(chunks), _spread(schedule, shared)
         self.found: dict[tuple[int, int], _Looped | str] = {}
         self._folded = _folded(schedule, kept)
 
@@ -163,6 +163,17 @@ class LoopRun:
                 continue
             for lane, block in zip(lanes[first:last], blocks, strict=True):
                 values[lane.writes[place]] = block
+
+
+def _spread(schedule: Schedule, shared: Collection[int]) -> frozenset[int]:
+    """Return the shared slots and those of what is made of them alone, in a prologue."""
+    out = set(shared)
+    for level in schedule.levels:
+        for group in level.groups:
+            for lane in group.lanes:
+                if lane.reads and out.issuperset(lane.reads):
+                    out.update(lane.writes)
+    return frozenset(out)
 
 
 def _folded(schedule: Schedule, kept: Collection[int]) -> dict[tuple[int, int], frozenset[int]]:
