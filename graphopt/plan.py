@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -19,7 +20,7 @@ from graphopt.pipeline import Policy
 from graphopt.schedule import Level, Schedule, lay_out
 from graphopt.spec import TaskRef
 from graphopt.standins import refuse_captured, with_references
-from graphopt.trace import Argument, Trace, rebound
+from graphopt.trace import Argument, Trace, rebound, same_names
 from graphopt.types import Graph, Key, Node, Refusal, TraceError
 
 __all__ = ["Plan", "make_plan"]
@@ -236,13 +237,14 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def make_plan(trace: Callable[[], Trace], policy: Policy, *, exact: bool) -> Plan:
+def make_plan(trace: Callable[[str], Trace], policy: Policy, *, exact: bool) -> Plan:
     """Trace a function, optimise it and schedule its kernels.
 
     Parameters
     ----------
     trace
-        Traces the function. It is called twice, to see that the function does the same each time it runs.
+        Traces the function with a token for the names of stand-ins. It is called twice, to see that the function does the same
+        each time it runs.
     policy
         How far to go; ``parallelism`` must be settled.
     exact
@@ -253,21 +255,24 @@ def make_plan(trace: Callable[[], Trace], policy: Policy, *, exact: bool) -> Pla
     TraceError
         If the function does what a replay cannot do again.
     """
-    found, again = trace(), trace()
-    graph, keys = _graph_of(found)
-    whole, _ = read(found.graph, keys, merge_layers=False)
+    token = uuid.uuid4().hex
+    found, again = trace(token), trace(token)
+    whole, _ = read(found.graph, [key for result in found.results for key in result.keys], merge_layers=False)
     functions = refuse_captured(whole, found.slots)
-    if not same(_outline(found, graph, keys), _outline(again, *_graph_of(again))):
+    tasks = sum(not is_constant(node) and key not in found.slots for key, node in whole.items())
+    del whole  # a graph of many chunks is large: one at a time
+    graph, keys = _graph_of(found)
+    if not same_names(found, again) and not same(_outline(found, graph, keys), _outline(again, *_graph_of(again))):
         raise TraceError(
             "The function does something else each time it runs: it draws random numbers, reads the time, or counts its calls. "
             "A replay would repeat what it did first. Do that outside and pass the result as an argument; a random array may "
             "be made inside from a generator with a seed of its own, which repeats its draw."
         )
+    del again
     refusals: list[Refusal] = []
     small = [key for key, (place, _) in found.slots.items() if found.kinds[place] == "array"]
     schedule = lay_out(graph, keys, policy, exact=exact, refusals=refusals, small=small)
     blocks = tuple([(slot, *found.slots[key]) for key, slot in schedule.slots.items() if key in found.slots])
-    tasks = sum(not is_constant(node) and key not in found.slots for key, node in whole.items())
     results = tuple([tuple([schedule.slots[key] for key in result.keys]) for result in found.results])
     return Plan(schedule, found, blocks, results, tuple(refusals), tasks, functions=functions)
 

@@ -104,9 +104,9 @@ class _Given(Task):
         return True
 
 
-def stand_in_array(name: str, array: Any, chunks: Any, meta: Any) -> tuple[da.Array, list[Key]]:
-    """Make a dask array without values, and list the keys of its blocks in order."""
-    token = f"{name}-{uuid.uuid4().hex}"
+def stand_in_array(name: str, array: Any, chunks: Any, meta: Any, trace: str) -> tuple[da.Array, list[Key]]:
+    """Make a dask array without values, named after an argument and a trace, and list the keys of its blocks in order."""
+    token = f"{name}-{trace}"
     keys: list[Key] = [(token, *place) for place in np.ndindex(*map(len, chunks))]
     layer: dict[Key, Any] = {key: _Given(key, _ask, f"the argument {name!r}") for key in keys}
     graph = HighLevelGraph.from_collections(token, layer, dependencies=())
@@ -222,13 +222,24 @@ class Scalar:
         A number of the same type, from which types of results are found. Its value is never used.
     func, args, kwargs
         How it is computed; nothing for an argument.
+    token
+        What the value of an argument goes by.
     """
 
     __slots__ = ("args", "example", "func", "kwargs", "name", "token")
 
-    def __init__(self, name: str, example: Any, func: Callable[..., Any] | None = None, args: Any = (), kwargs: Any = None):
+    def __init__(
+        self,
+        name: str,
+        example: Any,
+        func: Callable[..., Any] | None = None,
+        args: Any = (),
+        kwargs: Any = None,
+        *,
+        token: str = "",
+    ) -> None:
         self.name, self.example, self.func, self.args, self.kwargs = name, example, func, args, kwargs or {}
-        self.token = uuid.uuid4().hex
+        self.token = token or uuid.uuid4().hex
 
     def value(self, given: Mapping[str, Any]) -> Any:
         """Compute the value from those of the arguments, by token."""
@@ -253,7 +264,9 @@ class Scalar:
         return (self.func, *args, *((name, _what(value, places)) for name, value in self.kwargs.items()))
 
     def __dask_tokenize__(self) -> Any:
-        return ("graphopt.Scalar", self.token)
+        if self.func is None:
+            return ("graphopt.Scalar", self.token)
+        return ("graphopt.Scalar", self.func, self.args, self.kwargs)
 
     def __repr__(self) -> str:
         # Other libraries put this into messages of their own.
