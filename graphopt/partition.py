@@ -27,8 +27,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dask.array.reductions import mean_agg, mean_combine, moment_agg, moment_combine
-from dask.array.routines import _chunk_sum
+from dask.array.reductions import moment_agg, moment_combine
 
 from graphopt import lean
 from graphopt.kernel import Traced
@@ -389,10 +388,13 @@ def _has_source(program: Program) -> bool:
     return any([all(map(constant, args)) and all([constant(v) for _, v in kwargs]) for _, args, kwargs in program.steps])
 
 
-#: What makes a partial result of blocks where this makes the last one.
+#: What makes a partial result of blocks where this makes the last one. What finds arguments is not here: of equal ones it takes
+#: the first, and blocks of one worker need not be neighbours.
 _PARTIAL: dict[Any, Callable[..., Any]] = {
-    mean_agg: mean_combine,
-    mean_combine: mean_combine,
+    lean.fold: lean.fold,
+    lean.chunk_sum: lean.chunk_sum,
+    lean.mean_agg: lean.mean_combine,
+    lean.mean_combine: lean.mean_combine,
     moment_agg: moment_combine,
     moment_combine: moment_combine,
 }
@@ -400,11 +402,6 @@ _PARTIAL: dict[Any, Callable[..., Any]] = {
 
 def fold_of_partials(func: Any) -> Any:
     """Return what folds some of the blocks so that folding the results gives the same; None if there is nothing that does."""
-    if type(func) is not functools.partial:
+    if type(func) is not functools.partial or func.func not in _PARTIAL:
         return None
-    if func.func is lean.fold or func.func is _chunk_sum:
-        return functools.partial(func.func, *func.args, **{**func.keywords, "keepdims": True})
-    combine = _PARTIAL.get(func.func)
-    if combine is None or func.args:
-        return None
-    return functools.partial(combine, **{**func.keywords, "keepdims": True})
+    return functools.partial(_PARTIAL[func.func], *func.args, **{**func.keywords, "keepdims": True})

@@ -22,10 +22,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from distributed import Future
-from distributed.protocol import pickle
 
 from graphopt.execute.channel import Lost, Unreachable, deadline, network_of
-from graphopt.execute.resident import Binding
+from graphopt.execute.resident import Binding, pickled
 from graphopt.execute.worker import packed, unpacked
 from graphopt.partition import partition
 from graphopt.parts import Partition
@@ -250,7 +249,7 @@ class Remote:
             for worker in bound.workers:
                 channel = await self.network.channel(worker)
                 self.held.setdefault(worker, []).append(bound.name)
-                asked[worker] = await channel.ask("bind", plan=bound.name, part=pickle.dumps(self.for_worker(parts, worker)))
+                asked[worker] = await channel.ask("bind", plan=bound.name, part=pickled(self.for_worker(parts, worker)))
             await self.network.answers(asked)
         except BaseException:
             self.unbind(bound)

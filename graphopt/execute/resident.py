@@ -8,14 +8,19 @@ forgets them, or when the plan has not run for a while. A run that then does not
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
+import cloudpickle
+import numpy as np
+from dask.array import chunk
 from dask.sizeof import sizeof
 
 from graphopt.execute import blas
@@ -25,10 +30,27 @@ from graphopt.execute.memory import Meter
 from graphopt.execute.threads import Threads
 from graphopt.parts import Part
 
-__all__ = ["Binding", "Missing", "Resident"]
+__all__ = ["Binding", "Missing", "Resident", "pickled"]
+
+#: dask wraps functions of NumPy's so that pickle cannot find them by their names. They must come out as the objects that they
+#: are: what is compiled on the worker is told by which functions are called.
+_WRAPPED = {id(value): name for name, value in vars(chunk).items() if isinstance(value, FunctionType)}
 
 #: How many sets of blocks of chunked arguments are held at once: a state that stays chunked is another one each time.
 _FEEDS = 4
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    def reducer_override(self, obj: Any) -> Any:
+        name = _WRAPPED.get(id(obj))
+        return super().reducer_override(obj) if name is None else (getattr, (chunk, name))
+
+
+def pickled(value: Any) -> bytes:
+    """Return a value pickled; dask's own functions stay themselves."""
+    file = io.BytesIO()
+    _Pickler(file, protocol=4).dump(value)
+    return file.getvalue()
 
 
 class Missing(Exception):
@@ -170,7 +192,7 @@ class Resident:
         found = {}
         for slot, key in keys.items():
             try:
-                found[slot] = self.data[key]
+                found[slot] = _aligned(self.data[key])
             except KeyError:
                 missing.append(key)
         self.feeds[feed] = found
@@ -257,8 +279,14 @@ class _TaskThreads:
     def __init__(self, executor: Any, threads: int) -> None:
         self.executor, self.threads = executor, max(1, threads)
 
-    def run(self, works: Sequence[Callable[[], None]], stop: Callable[[], None] = lambda: None) -> None:
-        """Run the works and wait for all; raise the first error."""
+    def run(
+        self, works: Sequence[Callable[[], None]], stop: Callable[[], None] = lambda: None, *, in_turn: bool = False
+    ) -> None:
+        """Run the works, at once or in turn, and wait for all; raise the first error."""
+        if in_turn:
+            for work in works:
+                work()
+            return
         others: list[tuple[Future[None], Callable[[], None]]] = [(self.executor.submit(work), work) for work in works[1:]]
         error: BaseException | None = None
         try:
@@ -277,6 +305,11 @@ class _TaskThreads:
                 stop()
         if error is not None:
             raise error
+
+
+def _aligned(block: Any) -> Any:
+    """Return a block as compiled loops can read it: what came in a message may begin at any byte."""
+    return block.copy() if type(block) is np.ndarray and not block.flags.aligned else block
 
 
 def _spilled(data: Any) -> Any:
