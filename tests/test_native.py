@@ -169,6 +169,13 @@ def test_a_child_that_dies_is_started_again(kept: Path) -> None:
     assert load._CHILD._process is not process
 
 
+def test_a_program_that_python_is_part_of_is_not_started(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load._CHILD.end()
+    monkeypatch.setattr(sys, "executable", "/usr/bin/editor")
+    with pytest.raises(load.NoChild, match="'/usr/bin/editor' is not Python"):
+        load._CHILD.library("", {}, 1, "")
+
+
 def test_threads_compile_a_unit_once(kept: Path) -> None:
     before = counts()
     with ThreadPoolExecutor(8) as pool:

@@ -115,6 +115,8 @@ class Child:
 
 
 def _started() -> subprocess.Popen[str]:
+    if "python" not in Path(sys.executable or "").name.lower():
+        raise NoChild(f"{sys.executable!r} is not Python")  # but a program that Python is part of
     folder = str(Path(__file__).resolve().parents[1])
     try:
         return subprocess.Popen(

@@ -42,7 +42,8 @@ def found(key: str) -> Path | None:
     for path in sorted(where.glob(f"{key}-*.so")):
         try:
             if _is_ours(path.lstat(), stat.S_ISREG) and path == _named(where, key, path.read_bytes()):
-                os.utime(path)
+                with contextlib.suppress(OSError):
+                    os.utime(path)  # used last
                 return path
             path.unlink()
         except OSError:
