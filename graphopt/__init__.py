@@ -6,6 +6,7 @@ from graphopt.compiled import Compiled, Stats, compile
 from graphopt.context import optimized
 from graphopt.execute.low_latency import low_latency
 from graphopt.explain import Explanation, explain
+from graphopt.iterate import iterate
 from graphopt.pipeline import Policy, optimize
 from graphopt.plan import Plan
 from graphopt.report.plans import visualize as _visualize
@@ -47,6 +48,7 @@ __all__ = [
     "TraceError",
     "compile",
     "explain",
+    "iterate",
     "low_latency",
     "optimize",
     "optimized",

@@ -37,7 +37,7 @@ from graphopt.plan import Plan, make_plan
 from graphopt.spec import DataNode
 from graphopt.standins import is_tracing
 from graphopt.trace import Argument, Result, arguments_of, trace
-from graphopt.tree import Structure, unflatten
+from graphopt.tree import Structure, flatten, unflatten
 
 __all__ = ["Compiled", "Stats", "compile"]
 
@@ -224,10 +224,25 @@ class Compiled:
         self._count(by_dask=1)
         return by_dask(self._fn, args, kwargs, self._policy)
 
-    def _count(self, **more: int) -> None:
+    def _to_loop(self, state: Any, *data: Any) -> tuple[Any, list[Argument]] | None:
+        """Return what iterates on the workers of a cluster from this state, and its arguments; None if nothing can."""
+        client = active_client()
+        if client is None or why_not(client) is not None:
+            return None
+        from graphopt.execute.iteration import can_loop
+
+        arguments, structure = self._arguments((state, *data), {})
+        ready = self._find(arguments, structure, client)
+        leaves, made_of = flatten(state)
+        if ready.plan.trace.structure != made_of:
+            return None
+        remote = ready.on(client, self._policy.parallelism)
+        return (remote, arguments) if can_loop(remote, range(len(leaves)), arguments) else None
+
+    def _count(self, calls: int = 1, **more: int) -> None:
         with self._guard:
             changed = {name: getattr(self.stats, name) + number for name, number in more.items()}
-            self.stats = replace(self.stats, calls=self.stats.calls + 1, **changed)
+            self.stats = replace(self.stats, calls=self.stats.calls + calls, **changed)
 
     def __repr__(self) -> str:
         return f"<compiled {_name_of(self._fn)}: {self.stats}>"

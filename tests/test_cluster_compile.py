@@ -87,10 +87,10 @@ def messages(client: distributed.Client, monkeypatch: pytest.MonkeyPatch) -> lis
     asked: list[str] = []
     original = Channel.ask
 
-    async def ask(self: Channel, do: str, **message: Any) -> Any:
+    async def ask(self: Channel, do: str, *args: Any, **message: Any) -> Any:
         if do != "ping":  # which is only sent to those that take long
             asked.append(do)
-        return await original(self, do, **message)
+        return await original(self, do, *args, **message)
 
     monkeypatch.setattr(Channel, "ask", ask)
     return asked

@@ -208,6 +208,27 @@ def test_chunks_of_this_process_are_sent_again(client: distributed.Client, step:
     assert step.stats.by_dask == 0
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_worker_is_killed_in_the_middle_of_a_loop(number: int, client: distributed.Client) -> None:
+    def descent(beta: Any, X: Any) -> Any:
+        return beta - X.T.dot(X.map_blocks(slowly, 0.002, dtype=float).dot(beta) - 1) / ROWS
+
+    step = go.compile(descent, exact=True)
+    X, whole = made(client)
+    expected = np.zeros(COLUMNS)
+    for _ in range(150):
+        expected = expected - whole.T @ (whole @ expected - 1) / ROWS
+    there = sorted(pids(client).items())
+    timer = threading.Timer(1.0, os.kill, (there[number][1], signal.SIGKILL))
+    timer.start()
+    heard: list[int] = []
+    assert close(go.iterate(step, np.zeros(COLUMNS), X, max_iter=150, progress=lambda n, beta: heard.append(n)), expected)
+    timer.join()
+    assert heard == sorted(heard), "it went on from where it was"
+    assert step.stats.retries >= 1
+    assert step.stats.by_dask == 0
+
+
 # -- workers that come and go --------------------------------------------------------------------------------------------
 
 
@@ -365,6 +386,11 @@ def test_workers_that_refuse_leave_it_to_dask(step: Any) -> None:
             assert right(step, X, whole, i)
         assert step.stats.on_cluster == 0
         assert step.stats.by_dask == 2
+        power = go.compile(lambda v, X: X.T.dot(X.dot(v)) / ROWS, exact=True)
+        expected = np.ones(COLUMNS)
+        for _ in range(3):
+            expected = whole.T @ (whole @ expected) / ROWS
+        assert close(go.iterate(power, np.ones(COLUMNS), X, max_iter=3), expected)
 
 
 def test_a_worker_that_was_never_taught_is(client: distributed.Client, step: Any) -> None:

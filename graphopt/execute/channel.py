@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dask import config
@@ -64,6 +64,7 @@ class Channel:
         self.pinged = 0.0
         self.numbers = itertools.count()
         self.waiting: dict[int, asyncio.Future[Any]] = {}
+        self.hearing: dict[int, Callable[[Any], None]] = {}
         self.reader = asyncio.ensure_future(self.read())
 
     @property
@@ -76,7 +77,13 @@ class Channel:
         try:
             while True:
                 message = await self.comm.read()
-                future = self.waiting.pop(message.pop("id"), None)
+                number = message.pop("id")
+                if message["status"] == "progress":
+                    if (hear := self.hearing.get(number)) is not None:
+                        hear(message)
+                    continue
+                self.hearing.pop(number, None)
+                future = self.waiting.pop(number, None)
                 if future is not None and not future.done():
                     future.set_result(message)
         except (OSError, asyncio.CancelledError):
@@ -93,8 +100,8 @@ class Channel:
                 future.set_exception(Lost(why))
                 future.exception()  # who asked may be gone: no complaint about that
 
-    async def ask(self, do: str, **message: Any) -> asyncio.Future[Any]:
-        """Send a request; return the future of its answer.
+    async def ask(self, do: str, hear: Callable[[Any], None] | None = None, **message: Any) -> asyncio.Future[Any]:
+        """Send a request; return the future of its answer. What comes before the answer is for ``hear``.
 
         Raises
         ------
@@ -106,6 +113,8 @@ class Channel:
         if self.closed:
             raise Lost(f"the connection to the worker {self.address} was lost")
         self.waiting[number] = future
+        if hear is not None:
+            self.hearing[number] = hear
         try:
             await self.comm.write({"do": do, "id": number, **message})
         except OSError as error:
@@ -229,6 +238,7 @@ class Network:
             comm.abort()
             raise Unreachable(f"the worker {address} does not take part: {hello!r:.200}")
         self.known.add(address)
+        comm.allow_offload = False  # to find out how large a message is takes longer than most of them
         channel = self.channels[address] = Channel(address, comm)
         return channel
 

@@ -77,7 +77,7 @@ class Remote:
         self.binding = asyncio.Lock()
         self.retries = 0
         self.seconds: dict[str, float] = {}  # of the last call, by worker
-        self.messages = 0
+        self.paces: list[float] = []  # of the slowest worker, in the last iterations of a loop
         weakref.finalize(self, self.network.drop, self.held)
         kinds = plan.trace.kinds
         self.small = tuple([(slot, place) for slot, place, _ in plan.blocks if kinds[place] == "array"])
@@ -195,8 +195,11 @@ class Remote:
 
     # -- binding -------------------------------------------------------------------------------------------------------
 
-    async def bind(self, arguments: Sequence[Argument]) -> tuple[_Bound, dict[int, Any]]:
-        """Return the plan bound to where the arguments are, and what their blocks are called."""
+    async def bind(self, arguments: Sequence[Argument], everywhere: bool = False) -> tuple[_Bound, dict[int, Any]]:
+        """Return the plan bound to where the arguments are, and what their blocks are called.
+
+        ``everywhere`` says whether all workers need the results.
+        """
         homes: dict[int, tuple[str, ...]] = {}
         names: dict[int, Any] = {}
         for place, argument in enumerate(arguments):
@@ -205,13 +208,13 @@ class Remote:
                 names[place] = argument.value.name if keys is None else keys
                 if place not in self.index:
                     self.index[place] = _indices(argument.value)
-        what = tuple(homes.values())
+        what = (everywhere, *homes.values())
         bound = self.bounds.get(what)
         if bound is None:
             async with self.binding:
                 bound = self.bounds.get(what)
                 if bound is None:
-                    bound = self.bounds[what] = await self.bind_to(homes, arguments)
+                    bound = self.bounds[what] = await self.bind_to(homes, arguments, everywhere)
         self.bounds.move_to_end(what)
         bound.users += 1
         for old in [other for other in self.bounds.values() if not other.users][: max(0, len(self.bounds) - _BINDINGS)]:
@@ -225,13 +228,15 @@ class Remote:
                 names[place] = {slot: name[block] for slot, (at, block) in self.chunks.items() if at == place}
         return names
 
-    async def bind_to(self, homes: Mapping[int, tuple[str, ...]], arguments: Sequence[Argument]) -> _Bound:
+    async def bind_to(self, homes: Mapping[int, tuple[str, ...]], arguments: Sequence[Argument], everywhere: bool) -> _Bound:
         """Divide the plan among the workers by where the blocks are, and send each its part."""
         home: dict[int, Any] = {slot: homes[place][block] for slot, (place, block) in self.chunks.items()}
         if self.fixed:
             found = await self.find("what the function refers to", list(self.fixed.values()))
             home.update(zip(self.fixed, found, strict=True))
-        workers = sorted({*home.values(), *await self.running()})
+        # Workers without blocks have nothing to do in a loop, but to make what is still to be made.
+        there = set(home.values())
+        workers = sorted(there if everywhere and there else {*there, *await self.running()})
         first = min(workers, key=lambda worker: (-sum(at == worker for at in home.values()), worker))
         workers.remove(first)
         parts = partition(
@@ -241,6 +246,7 @@ class Remote:
             small=[*[slot for slot, _ in self.small], *[slot for slot, _ in self.plan.schedule.scalars]],
             results=self.results,
             keeps=self.keeps.keys(),
+            everywhere=everywhere,
             sizes={slot: _nbytes(arguments[place].value, index) for slot, (place, index) in self.chunks.items()},
         )
         bound = _Bound(uuid.uuid4().hex, parts)
@@ -327,7 +333,6 @@ class Remote:
             for worker in bound.workers:
                 channel = await self.network.channel(worker)
                 asked[worker] = await channel.ask("run", plan=bound.name, run=number, given=given)
-                self.messages += 1
             answers = await self.network.answers(asked)
         except BaseException:
             await self.give_up(bound, number, made)

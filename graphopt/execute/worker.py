@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from distributed.protocol import pickle
 from distributed.protocol.serialize import ToPickle
 
 from graphopt.execute import blas
+from graphopt.execute.looping import BITS, Disagreement, Loop
 from graphopt.execute.resident import Binding, Missing, Resident
 
 __all__ = ["HEAR", "SERVE", "ReplayPlugin", "packed", "unpacked"]
@@ -116,6 +118,7 @@ class _Plan:
         self.resident, self.client = resident, client
         self.mail: dict[int, _Mailbox] = {}
         self.over: set[int] = set()  # runs that were given up: what still comes for them is not for anybody
+        self.ended: dict[int, tuple[int, Exception]] = {}  # loops of which no run from this on will be: why
         self.used = time.monotonic()
 
     def mailbox(self, run: int) -> _Mailbox:
@@ -129,9 +132,30 @@ class _Plan:
             box.error = error
             box.wake()
 
+    def end(self, loop: int, first: int, error: Exception) -> None:
+        """Make the runs of a loop from this on give up."""
+        self.ended[loop] = (first, error)
+        for run, box in self.mail.items():
+            if run >> BITS == loop and run >= (loop << BITS) + first:
+                box.error = error
+                box.wake()
+
+    def given_up(self, run: int) -> Exception | None:
+        """Return why there will be no such run; None if there may be."""
+        first, error = self.ended.get(run >> BITS, (0, None))
+        if error is not None and run >= (run >> BITS << BITS) + first:
+            return error
+        return Stopped("the run was given up before it began") if run in self.over else None
+
+    def check(self, run: int) -> None:
+        """Raise if a run was given up."""
+        if (error := self.given_up(run)) is not None:
+            raise error
+
     def close(self) -> None:
         for run in list(self.mail):
             self.stop(run, Stopped("the plan was dropped"))
+            self.end(run >> BITS, 0, Stopped("the plan was dropped"))
         self.resident.close()
 
 
@@ -152,13 +176,18 @@ class Replayer:
         mine: set[str] = set()
         running: set[asyncio.Task[Any]] = set()
         try:
+            comm.allow_offload = False
             await comm.write({"hello": self.worker.address})
             while True:
                 message = await comm.read()
                 what = message.pop("do")
                 if what == "stop":
                     if (plan := self.plans.get(message["plan"])) is not None:
-                        plan.stop(message["run"], Stopped("the client gave the run up"))
+                        run, why = message["run"], Stopped("the client gave the run up")
+                        if run >> BITS:
+                            plan.end(run >> BITS, 0, why)
+                        else:
+                            plan.stop(run, why)
                 elif what == "drop":
                     mine.discard(message["plan"])
                     self.drop(message["plan"])
@@ -186,7 +215,12 @@ class Replayer:
                 message = await comm.read()
                 plan = self.plans.get(message["plan"])
                 run = message["run"]
-                if plan is None or run in plan.over:
+                if plan is not None and "values" not in message:
+                    plan.end(
+                        run >> BITS, run % (1 << BITS), Disagreement("the rule `until` ended the loop on some workers only")
+                    )
+                    continue
+                if plan is None or run in plan.over or run >> BITS in plan.ended:
                     continue  # of a plan that was given up
                 box = plan.mailbox(run)
                 box.slots.update(zip(message["slots"], unpacked(message["values"]), strict=True))
@@ -223,7 +257,13 @@ class Replayer:
 
     async def answer(self, comm: Any, client: str, what: str, id: int, **message: Any) -> None:
         """Do one thing and send back what came of it."""
-        requests: dict[str, Callable[..., Any]] = {"bind": self.bind, "run": self.run, "info": self.info, "ping": self.ping}
+        requests: dict[str, Callable[..., Any]] = {
+            "bind": self.bind,
+            "run": self.run,
+            "loop": functools.partial(self.loop, functools.partial(_tell, comm, id)),
+            "info": self.info,
+            "ping": self.ping,
+        }
         try:
             reply = await requests[what](client=client, **message)
         except Missing as missing:
@@ -262,8 +302,7 @@ class Replayer:
         held = self.plans.get(plan)
         if held is None:
             raise Stopped("the plan is not bound here")
-        if run in held.over:
-            raise Stopped("the run was given up before it began")
+        held.check(run)
         box = held.mailbox(run)
         try:
             names, small, kept = unpacked(given)
@@ -294,6 +333,29 @@ class Replayer:
             raise
         finally:
             held.mail.pop(run, None)
+
+    async def loop(self, tell: Callable[..., Any], client: str, plan: str, run: int, course: Any) -> dict[str, Any]:
+        """Run a part again and again, until the end."""
+        held = self.plans.get(plan)
+        if held is None:
+            raise Stopped("the plan is not bound here")
+        what, leaves, first, speaks = unpacked(course)
+        loop = Loop(held.resident, what, leaves, first)
+        try:
+            await loop.run(self, held, plan, run >> BITS, tell if speaks else _silence)
+        except BaseException as error:
+            held.end(run >> BITS, 0, error if isinstance(error, Exception) else Stopped("it was cancelled"))
+            raise
+        held.used = time.monotonic()
+        self.wind_down(held)
+        return {"status": "OK", "number": loop.number, "values": packed(loop.leaves), "seconds": list(loop.each)}
+
+    async def over(self, to: str, plan: str, loop: int, number: int) -> None:
+        """Tell a peer that a loop has ended here."""
+        try:
+            await (await self.peer(to)).write({"plan": plan, "run": (loop << BITS) + number})
+        except (OSError, asyncio.TimeoutError):
+            self.peers.pop(to, None)
 
     async def keep(self, client: str, data: Mapping[Any, Any]) -> None:
         """Make results data that dask knows, wanted by the client."""
@@ -332,6 +394,7 @@ class Replayer:
         message = {"plan": plan, "run": run, "slots": list(slots), "values": packed(values, sum(map(_nbytes, values)))}
         try:
             comm = await self.peer(to)
+            comm.allow_offload = not isinstance(message["values"], bytes)  # to find out how large it is takes longer
             await comm.write(message)
         except (OSError, asyncio.TimeoutError) as error:
             self.peers.pop(to, None)
@@ -350,6 +413,15 @@ class Replayer:
         comm = await self.worker.rpc.connect(address)
         await comm.write({"op": HEAR, "peer": self.worker.address, "reply": False})
         return comm
+
+
+async def _tell(comm: Any, id: int, number: int, leaves: list[Any]) -> None:
+    """Tell the client how far a loop is."""
+    await comm.write({"id": id, "status": "progress", "number": number, "values": packed(leaves)})
+
+
+async def _silence(number: int, leaves: list[Any]) -> None:
+    pass
 
 
 def _nbytes(value: Any) -> int:
