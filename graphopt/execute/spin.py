@@ -13,46 +13,73 @@ import numpy as np
 
 from graphopt.native import Unit, compiled
 
-__all__ = ["LOOKS", "Cell"]
+__all__ = ["LOOKS", "Cell", "Look"]
 
 #: How often to look before giving up: about 100 µs, as long as a loop body takes between two calls.
 LOOKS = 300_000
 
 _TEXT = """
-def run(address, old, looks):
+def run(at):
+    mine, number, theirs = atomic.load(at), atomic.load(at + 8), atomic.load(at + 16)
+    old, looks = atomic.load(at + 24), atomic.load(at + 32)
+    atomic.store(mine, number)
     for _ in range(looks):
-        if atomic.load(address) != old:
+        if atomic.load(theirs) != old:
             return
 """
 
 
 @functools.cache
-def _spin() -> Callable[[int, int, int], int]:
-    """Return what looks at an address until it holds another number than the old one, at most so many times."""
-    return compiled(Unit(_TEXT, {"atomic": "graphopt.native.atomic"}, arguments=3))
+def _spin() -> Callable[[int], int]:
+    """Return what writes a number, then looks until another is no longer the old one, at most so many times."""
+    return compiled(Unit(_TEXT, {"atomic": "graphopt.native.atomic"}))
 
 
 class Cell:
-    """A number that one thread writes and another waits for; it has a line of the cache to itself."""
+    """A number that one thread writes and others read; it has a line of the cache to itself."""
 
-    __slots__ = ("_memory", "_spin", "address")
+    __slots__ = ("_memory", "address")
 
     def __init__(self) -> None:
         whole = np.zeros(16, np.int64)
         first = -whole.ctypes.data % 64 // 8
         self._memory = whole[first : first + 1]  # holds the whole
         self.address = self._memory.ctypes.data
-        self._spin = _spin()
 
     def write(self, number: int) -> None:
         """Write the number; who waits sees all that was done before."""
         self._memory[0] = number
 
-    def wait(self, old: int, looks: int = LOOKS) -> int:
-        """Return the number once it is no longer ``old``, or ``old`` after so many looks."""
-        self._spin(self.address, old, looks)
-        return self.read()
-
     def read(self) -> int:
         """Return the number."""
         return int(self._memory[0])
+
+
+class Look:
+    """Waits for a cell; for the use of one thread at a time.
+
+    Parameters
+    ----------
+    theirs
+        The cell that is waited for.
+    mine
+        A cell that is written just before. The interpreter's lock is free by the time somebody sees the number, and need not be
+        waited for.
+    """
+
+    __slots__ = ("_address", "_cells", "_spin", "_told")
+
+    def __init__(self, theirs: Cell, mine: Cell | None = None, looks: int = LOOKS) -> None:
+        mine = mine or Cell()
+        self._cells = theirs, mine
+        self._told = np.array([mine.address, 0, theirs.address, 0, looks], np.int64)
+        self._address = self._told.ctypes.data
+        self._spin = _spin()
+
+    def __call__(self, old: int, number: int = 0) -> int:
+        """Return the number once it is no longer ``old``, or ``old`` if it never was otherwise."""
+        told = self._told
+        told[1] = number
+        told[3] = old
+        self._spin(self._address)
+        return self._cells[0].read()

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 
-from graphopt.execute.spin import Cell
+from graphopt.execute.spin import Cell, Look
 
 __all__ = ["Team", "team_of"]
 
@@ -57,6 +57,7 @@ class _Member:
         self._lock = threading.Lock()
         self._posted, self._done = Cell(), Cell()  # the number of the last job that was handed over; that was run
         self._number = 0
+        self._finish = Look(self._done)
         threading.Thread(target=self._run, name=f"graphopt-{number}", daemon=True).start()
 
     def start(self, job: _Job) -> None:
@@ -78,18 +79,20 @@ class _Member:
     def wait(self, job: _Job) -> None:
         """Wait for a job, awake for a moment, then asleep."""
         before = self._done.read()
-        if before != job.number and self._done.wait(before) != job.number:
+        if before != job.number and self._finish(before) != job.number:
             job.wait()
 
     def _run(self) -> None:
+        announce, done = Look(self._posted, self._done), 0
         while True:
-            job = self._next()
+            job = self._next(announce, done)
             job.run()
-            self._done.write(job.number)
+            done = job.number
 
-    def _next(self) -> _Job:
-        seen = self._done.read()
-        while (posted := self._posted.wait(seen)) != seen:
+    def _next(self, announce: Look, done: int) -> _Job:
+        """Say which job is done, and return the next one."""
+        seen = done
+        while (posted := announce(seen, done)) != seen:
             if (job := self._take()) is not None:
                 return job
             seen = posted  # it was revoked

@@ -115,14 +115,13 @@ def _optimised(text: str, modules: Mapping[str, str], arguments: int) -> Any:
         raise Unfit(f"numba cannot compile it: {next(iter(str(error).splitlines()), '')}") from error
     module = llvm.parse_assembly(function.inspect_llvm())
     module.link_in(llvm.parse_assembly(_UNCOUNTED))
-    name = function.native_name.removeprefix("cfunc.")
+    module.link_in(llvm.parse_assembly(_front(function.native_name.removeprefix("cfunc."), arguments)))
     for each in module.functions:
-        if not each.is_declaration and each.name != name:
+        if not each.is_declaration and each.name != SYMBOL:
             each.linkage = "internal"
     for each in module.global_variables:
         if not each.is_declaration:
             each.linkage = "internal"
-    module.get_function(name).name = SYMBOL
     builder = llvm.create_pass_builder(_machine(jit=False), llvm.create_pipeline_tuning_options())
     passes = llvm.create_new_module_pass_manager()
     passes.add_global_dead_code_eliminate_pass()
@@ -133,6 +132,20 @@ def _optimised(text: str, modules: Mapping[str, str], arguments: int) -> Any:
     if missing:
         raise Unfit(f"it would need {', '.join(sorted(missing))} of numba at run time")
     return module
+
+
+def _front(name: str, arguments: int) -> str:
+    """Return a function that calls numba's with its arguments alone: numba's also takes two places for what it has to say."""
+    given = ", ".join(f"i64 %a{i}" for i in range(arguments))
+    return f"""
+        declare i32 @"{name}"(ptr, ptr{", i64" * arguments})
+        define i32 @{SYMBOL}({given}) {{
+            %returned = alloca i64, align 8
+            %raised = alloca i64, align 8
+            %status = call i32 @"{name}"(ptr %returned, ptr %raised{", " * (arguments > 0)}{given})
+            ret i32 %status
+        }}
+    """
 
 
 def _machine(*, jit: bool) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import logging
 import os
 import tempfile
@@ -127,8 +126,6 @@ def _opened(path: Path) -> tuple[int, Any]:
 
 
 def _function(address: int, holder: Any, arguments: int) -> Callable[..., int]:
-    # numba's functions write what they return, and what they raise, to two places; ours do neither.
-    native = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * arguments)(address)
-    nothing = ctypes.create_string_buffer(64)
-    native.holds = (holder, nothing)  # type: ignore[attr-defined]
-    return functools.partial(native, ctypes.addressof(nothing), ctypes.addressof(nothing) + 32)
+    function: Any = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * arguments)(address)
+    function.holder = holder
+    return function  # type: ignore[no-any-return]
