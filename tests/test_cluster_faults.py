@@ -180,7 +180,8 @@ def test_a_chunked_state_is_lost_with_its_worker(client: distributed.Client) -> 
     Y = move(X)
     assert close(Y.compute(), whole * 2)
     blocks = client.futures_of(Y)
-    kill(client)
+    (home, *_) = next(iter(client.who_has(blocks[:1]).values()))
+    os.kill(pids(client)[home], signal.SIGKILL)
     wait_until(lambda: any(future.status in ("lost", "cancelled") for future in blocks))
     with pytest.raises(go.ClusterError, match="input 'X' is lost"):
         move(Y)

@@ -128,7 +128,9 @@ class Resident:
                 place, index = binding.blocks[slot]
                 self.places.setdefault(place, []).append((slot, index))
         self.feeds: OrderedDict[Any, dict[int, Any]] = OrderedDict()
-        self.bounds: OrderedDict[Any, list[Bounds]] = OrderedDict()
+        self.bounds: OrderedDict[Any, tuple[list[Any], list[Bounds]]] = (
+            OrderedDict()
+        )  # with the values of all slots before a run
         self.keys: dict[Any, Any] = {}  # of the blocks that are held -> the feed
         self.team = _TaskThreads(executor, min(threads, binding.threads or threads))
         self.spilled = _spilled(data)
@@ -157,37 +159,42 @@ class Resident:
         if now != self.spilled:  # what is held now would keep dask from saving the memory
             self.spilled = now
             self.release()
-        values = list(self.template)
         missing: list[Any] = []
         feeds: list[Any] = []
         for place, slots in self.places.items():
             name = names[place]
             feed = (place, name if isinstance(name, str) else None)
-            keys = {slot: name[slot] if isinstance(name, dict) else (name, *index) for slot, index in slots}
-            self._feed(feed, keys, values, missing) if feed not in self.feeds or isinstance(name, dict) else None
+            if feed not in self.feeds or isinstance(name, dict):
+                self._feed(
+                    feed, {slot: name[slot] if isinstance(name, dict) else (name, *index) for slot, index in slots}, missing
+                )
             feeds.append(feed)
         if self.binding.fixed:
             feeds.append("fixed")
             if "fixed" not in self.feeds:
-                self._feed("fixed", self.binding.fixed, values, missing)
+                self._feed("fixed", self.binding.fixed, missing)
         if missing:
             raise Missing(missing)
         for feed in feeds:
             self.feeds.move_to_end(feed)
-            for slot, value in self.feeds[feed].items():
-                values[slot] = value
-        for slot in self.part.small:
-            values[slot] = small[slot]
         while len(self.feeds) > _FEEDS + len(self.places):
             self._let_go(next(iter(self.feeds)))
         bound = tuple(feeds)
         if bound not in self.bounds:
-            self.bounds[bound] = [{} for _ in self.steps]
+            base = list(self.template)
+            for feed in feeds:
+                for slot, value in self.feeds[feed].items():
+                    base[slot] = value
+            self.bounds[bound] = (base, [{} for _ in self.steps])
             while len(self.bounds) > _FEEDS:
                 self.bounds.popitem(last=False)
-        return values, self.bounds[bound]
+        base, bounds = self.bounds[bound]
+        values = list(base)
+        for slot in self.part.small:
+            values[slot] = small[slot]
+        return values, bounds
 
-    def _feed(self, feed: Any, keys: Mapping[int, Any], values: list[Any], missing: list[Any]) -> None:
+    def _feed(self, feed: Any, keys: Mapping[int, Any], missing: list[Any]) -> None:
         self._let_go(feed)
         found = {}
         for slot, key in keys.items():
