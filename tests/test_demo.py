@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import distributed
 import numpy as np
 import pytest
 
@@ -48,7 +49,7 @@ def check_report(report: dict, iterations: int) -> None:
         *("versions", "problem", "scheduler", "iterations", "graph_tasks", "runs", "agreement", "fit", "reference")
     }
     assert report["iterations"] == iterations
-    here = report["scheduler"].startswith(("threads", "sync"))
+    here = not report["scheduler"].startswith("processes")
     assert report["runs"].keys() == {"numpy", "dask", "graphopt"} | ({"compiled"} if here else set())
     for run in report["runs"].values():
         assert len(run["seconds"]) == len(run["losses"]) == iterations
@@ -106,13 +107,37 @@ def test_it_begins_with_a_check_against_scikit_learn(tmp_path: Path) -> None:
 
 
 def test_the_job_on_worker_processes(tmp_path: Path) -> None:
-    options = ["--scheduler", "distributed", "--rows", "500", "--chunks", "4", "--iterations", "2"]
+    options = ["--cluster", "--rows", "500", "--chunks", "4", "--iterations", "2"]
     done = run_demo("demo", *options, "--json", "report.json", "--no-check", "--no-plot", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     check_report(json.loads((tmp_path / "report.json").read_text()), iterations=2)
-    assert "Left out: graphopt.compile" in done.stdout
+    assert "Left out" not in done.stdout
+    assert "distributed, 2 processes" in done.stdout
     assert "Traceback" not in done.stderr  # nor any complaint while the cluster closes
     assert "Warning" not in done.stderr
+
+
+def test_the_job_on_a_cluster_that_is_already_there(tmp_path: Path, cluster: distributed.LocalCluster) -> None:
+    options = ["--cluster", cluster.scheduler_address, "--rows", "500", "--chunks", "4", "--iterations", "2"]
+    done = run_demo("demo", *options, "--json", "report.json", "--no-check", "--no-plot", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    check_report(json.loads((tmp_path / "report.json").read_text()), iterations=2)
+    assert f"the cluster at {cluster.scheduler_address}, 2 workers with 2 threads" in " ".join(done.stdout.split())
+    with distributed.Client(cluster) as client:
+        assert len(client.scheduler_info()["workers"]) == 2, "it is left as it was"
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--cluster", "--scheduler", "threads"], "contradict each other"),
+        (["--cluster", "tcp://127.0.0.1:1", "--workers", "3"], "has the workers it has"),
+        (["--cluster", "nonsense://1"], "no dask scheduler answers at nonsense://1"),
+    ],
+)
+def test_clusters_that_cannot_be(options: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--no-check", "--no-plot", *options]) == 2
+    assert why in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.slow

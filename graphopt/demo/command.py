@@ -21,7 +21,7 @@ PICTURE = "graphopt-demo.png"
 EPILOG = """\
 examples:
   python -m graphopt demo
-  python -m graphopt demo --scheduler distributed --chunks 20
+  python -m graphopt demo --cluster --chunks 20
   python -m graphopt demo --data policies.csv --target claim --drop id --json -
   python -m graphopt demo --data ../shared/data/beMTPL97.parquet --target claim \\
       --drop id --drop nclaims --drop amount --drop average
@@ -56,8 +56,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     job.add_argument(
         "--scheduler",
         choices=("threads", "sync", "processes", "distributed"),
-        default="threads",
         help="(default threads)",
+    )
+    job.add_argument(
+        "--cluster",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="run on a cluster: its own of worker processes, or the one whose scheduler has this address",
     )
     job.add_argument(
         "--workers", type=_positive, metavar="N", help="threads (default: one a core) or worker processes (default 2)"
@@ -93,7 +99,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_request(arguments: argparse.Namespace) -> None:
-    """Refuse at once what would fail, or be ignored, only after minutes."""
+    """Refuse at once what would fail, or be ignored, only after minutes; settle what is left open."""
+    if arguments.cluster is not None:
+        if arguments.scheduler not in (None, "distributed"):
+            raise CommandError(f"--cluster and --scheduler {arguments.scheduler} contradict each other")
+        if arguments.cluster and arguments.workers:
+            raise CommandError("--workers is for a cluster of its own; the one at an address has the workers it has")
+        arguments.scheduler = "distributed"
+    arguments.scheduler = arguments.scheduler or "threads"
     if arguments.data is None:
         for option in ("target", "drop"):
             if getattr(arguments, option):

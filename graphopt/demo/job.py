@@ -19,7 +19,7 @@ from graphopt.report.terminal import Terminal
 __all__ = ["check_reference", "run"]
 
 ITERATIONS = {"threads": 60, "sync": 60, "processes": 20, "distributed": 20}  # half a minute of dask on two cores
-COMPILED_ON = ("threads", "sync")  # a plan runs on the threads of this process; elsewhere dask gets the calls
+COMPILED_ON = ("threads", "sync", "distributed")  # dask's pools of processes hold no data
 ROWS = 1_000_000  # of the document's problem, an eighth of its own so that it fits small machines
 
 
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal, output: str | None) -
     reference = None
     if arguments.data is None and not arguments.no_check:
         reference = check_reference(terminal)
-    with running(arguments.scheduler, arguments.workers) as scheduler:
+    with running(arguments.scheduler, arguments.workers, arguments.cluster or "") as scheduler:
         problem = _problem(arguments).persisted()
         step = go.compile(loss_and_gradient) if arguments.scheduler in COMPILED_ON else None
         outcome = _measure(problem, step, arguments, scheduler, reference, terminal)

@@ -1,11 +1,12 @@
-"""The four ways of running dask that the demonstration knows, each a context manager that sets dask up and cleans up.
+"""The ways of running dask that the demonstration knows, each a context manager that sets dask up and cleans up.
 
 Every one holds BLAS to one thread wherever tasks run, because NumPy's own threads would otherwise compete with dask's
-and blur what is compared.
+and blur what is compared. A cluster that is not ours is left as it is.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 import multiprocessing
 import os
@@ -86,6 +87,34 @@ def _distributed(workers: int | None) -> Iterator[str]:
         yield f"distributed, {workers} processes of 1 thread"
 
 
+@contextmanager
+def _at(address: str) -> Iterator[str]:
+    """Use a cluster that is already there."""
+    import distributed
+
+    try:
+        client = distributed.Client(address, timeout="10s", set_as_default=False)
+    except (OSError, TypeError, ValueError) as error:
+        raise CommandError(f"no dask scheduler answers at {address}: {error}") from error
+    with client, client.as_current(), dask.config.set(scheduler="dask.distributed"):
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        if not workers:
+            raise CommandError(f"the cluster at {address} has no workers")
+        try:
+            client.run_on_scheduler(_import_graphopt)
+            client.run(_import_graphopt)
+        except ImportError as error:
+            raise CommandError(
+                f"the cluster at {address} cannot import graphopt: install it on scheduler and workers"
+            ) from error
+        threads = sum(worker["nthreads"] for worker in workers.values())
+        yield f"the cluster at {address}, {len(workers)} workers with {threads} threads"
+
+
+def _import_graphopt() -> None:
+    importlib.import_module("graphopt")
+
+
 SCHEDULERS: dict[str, Callable[[int | None], AbstractContextManager[str]]] = {
     "threads": _threads,
     "sync": _sync,
@@ -95,9 +124,9 @@ SCHEDULERS: dict[str, Callable[[int | None], AbstractContextManager[str]]] = {
 
 
 @contextmanager
-def running(name: str, workers: int | None) -> Iterator[str]:
-    """Make a scheduler dask's own for a while; the value says what it is, in words."""
+def running(name: str, workers: int | None, address: str = "") -> Iterator[str]:
+    """Make a scheduler dask's own for a while, that at an address if there is one; the value says what it is, in words."""
     if workers is not None and workers < 1:
         raise CommandError("--workers must be at least 1")
-    with threadpool_limits(1), SCHEDULERS[name](workers) as description:
+    with threadpool_limits(1), _at(address) if address else SCHEDULERS[name](workers) as description:
         yield description

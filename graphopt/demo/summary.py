@@ -157,7 +157,7 @@ def _sentence(summary: Summary) -> str:
 def _about_compile(summary: Summary) -> str:
     """What the first call took, which no iteration contains, or why there was none."""
     if summary.compilation is None:
-        return "Left out: graphopt.compile, which so far runs on this process's threads and hands calls on a cluster to dask."
+        return "Left out: graphopt.compile, which runs on this process's threads or on a cluster, not on a pool of processes."
     seconds = summary.compilation.first_call
     return f"Compiled, the first call took {seconds:.2f} s (tracing, compilation and a run); it is not one of the iterations."
 
