@@ -226,12 +226,6 @@ class Resident:
         self.bounds.clear()
         self.keys.clear()
 
-    def close(self) -> None:
-        """Let go of everything."""
-        self.release()
-        self.steps.clear()
-        self.template.clear()
-
     def kept(self, names: Sequence[str | None], values: Sequence[Any]) -> dict[Any, Any]:
         """Return the results that stay, by their keys; ``names`` says what each result is called."""
         out: dict[Any, Any] = {}

@@ -156,7 +156,7 @@ class _Plan:
         for run in list(self.mail):
             self.stop(run, Stopped("the plan was dropped"))
             self.end(run >> BITS, 0, Stopped("the plan was dropped"))
-        self.resident.close()
+        self.resident.release()
 
 
 class Replayer:
@@ -166,8 +166,8 @@ class Replayer:
         self.worker = worker
         self.plans: dict[str, _Plan] = {}
         self.peers: dict[str, Any] = {}  # address -> comm, or the future of one
-        self.tasks: set[asyncio.Task[Any]] = set()
         self.logged, self.quiet = 0.0, 0
+        self.closed = False
 
     # -- events ------------------------------------------------------------------------------------------------------
 
@@ -246,6 +246,7 @@ class Replayer:
 
     def close(self) -> None:
         """Let go of everything."""
+        self.closed = True
         for name in list(self.plans):
             self.drop(name)
         for comm in self.peers.values():
@@ -273,7 +274,10 @@ class Replayer:
         except asyncio.CancelledError:
             return
         except Exception as error:
-            reply = {"status": "error", **_without_status(error_message(error))}
+            if self.leaves:  # task threads end and blocks go: what fails because of that is nobody's mistake
+                reply = {"status": "lost", "why": f"the worker is closing: {error}"}
+            else:
+                reply = {"status": "error", **_without_status(error_message(error))}
         with contextlib.suppress(OSError):  # the client is gone; `serve` notices too
             await comm.write({"id": id, **reply})
 
@@ -292,6 +296,11 @@ class Replayer:
         await asyncio.wrap_future(self.executor.submit(blas.refresh))
         self.plans[plan] = _Plan(resident, client)
         return {"status": "OK"}
+
+    @property
+    def leaves(self) -> bool:
+        """Whether the worker is about to close."""
+        return self.closed or self.worker.status not in (Status.running, Status.paused, Status.closing_gracefully)
 
     @property
     def executor(self) -> Any:
