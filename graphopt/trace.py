@@ -267,7 +267,8 @@ def trace(
 def same_names(some: Trace, others: Trace) -> bool:
     """Say whether two traces with one token are the same by the names of their layers alone.
 
-    dask names a layer by a digest of all that it does. A name that somebody chose says nothing, unless the layer is the same object.
+    dask names a layer by a digest of all that it does. A name that somebody chose says nothing, unless the layer is the same
+    object.
     """
     mine, theirs = some.graph.layers, others.graph.layers
     if mine.keys() != theirs.keys() or [result.keys for result in some.results] != [result.keys for result in others.results]:

@@ -11,6 +11,7 @@ import atexit
 import copy
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -31,6 +32,9 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 if "GRAPHOPT_STORE" not in os.environ:
     os.environ["GRAPHOPT_STORE"] = tempfile.mkdtemp(prefix="graphopt-store-")
     atexit.register(shutil.rmtree, os.environ["GRAPHOPT_STORE"], ignore_errors=True)
+
+# Shells start jobs in the background with Ctrl-C ignored, and processes pass that on; here some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Options of a `distributed.LocalCluster` that takes no port that anybody else may have.
 QUIET: dict[str, Any] = {"dashboard_address": ":0", "scheduler_kwargs": {"dashboard": False}}
