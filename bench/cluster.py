@@ -99,11 +99,41 @@ def against_dask(X: Any, y: Any, iterations: int) -> tuple[float, float]:
     return ours, theirs
 
 
+def tiny(a: Any, x: Any) -> Any:
+    """Do next to nothing with each chunk: all that is left is the cost of reaching the workers."""
+    return 0 * x.sum() + a
+
+
+def by_workers(count: int, repeats: int) -> tuple[float, float]:
+    """Return the seconds of a call, and of an iteration of a loop, on so many workers in this process, a chunk on each."""
+    with (
+        distributed.LocalCluster(n_workers=count, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        names = sorted(client.scheduler_info(n_workers=-1)["workers"])
+        x = da.ones(count * 10, chunks=10)
+        with dask.annotate(workers=lambda key: [names[key[1]]], allow_other_workers=False):
+            (x,) = client.persist([x], optimize_graph=False)
+        distributed.wait(x)
+        step = go.compile(tiny)
+        found = []
+        for i in range(repeats + 10):
+            start = time.perf_counter()
+            step(1.0, x)
+            if i >= 10:
+                found.append(time.perf_counter() - start)
+        go.iterate(step, 1.0, x, max_iter=3)
+        start = time.perf_counter()
+        go.iterate(step, 1.0, x, max_iter=repeats)
+        return float(np.median(found)), (time.perf_counter() - start) / repeats
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chunks", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--iterations", type=int, default=50, help="of the descent against dask; 0 leaves it out")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32], help="numbers of in-process workers")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     found: dict[str, Any] = {}
@@ -126,6 +156,14 @@ def main() -> None:
                 print(
                     f"{options.iterations} iterations, 100 chunks: {ours:.2f} s, dask {theirs:.2f} s, {theirs / ours:.0f} times"
                 )
+    for count in options.workers:
+        call, loop = by_workers(count, options.repeats)
+        found[f"{count} workers in one process"] = {"call ms": call * 1e3, "iterate ms": loop * 1e3}
+        if not options.json:
+            print(
+                f"{count:3} workers in one process, a tiny chunk each: call {call * 1e3:.2f} ms, iterate {loop * 1e3:.2f} ms",
+                flush=True,
+            )
     if options.json:
         print(json.dumps(found, indent=2))
 

@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from graphopt import lean
 from graphopt.functions import bindable, is_simple, token
 from graphopt.graph import dependencies, key_name, toposort
 from graphopt.notes import explain_error
@@ -77,7 +78,7 @@ class Kernel:
     def __getattr__(self, name: str) -> Any:
         if name != "fn":
             raise AttributeError(name)
-        scope = {"np": np, **self.constants}
+        scope = {"np": np, "lean": lean, **self.constants}
         exec(_compile(self.name, self.source), scope)  # the text is ours; see source.py
         self.fn = scope[self.name]
         return self.fn

@@ -240,7 +240,6 @@ class _Writer:
         if vars(np).get(name) is func and not isinstance(func, type):  # getattr(np, "str") would warn
             return f"np.{name}"
         if getattr(lean, name, None) is func:
-            self.constants["lean"] = lean
             return f"lean.{name}"
         return self._bind(func, function_name(func))
 
