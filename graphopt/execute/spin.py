@@ -18,13 +18,20 @@ __all__ = ["LOOKS", "Cell", "Look"]
 #: How often to look before giving up: about 100 µs, as long as a loop body takes between two calls.
 LOOKS = 300_000
 
+#: How often to look whether the interpreter's lock was let go: about 10 µs.
+_PATIENCE = 30_000
+
 _TEXT = """
 def run(at):
     mine, number, theirs = atomic.load(at), atomic.load(at + 8), atomic.load(at + 16)
-    old, looks = atomic.load(at + 24), atomic.load(at + 32)
+    old, looks, free, patience = atomic.load(at + 24), atomic.load(at + 32), atomic.load(at + 40), atomic.load(at + 48)
     atomic.store(mine, number)
     for _ in range(looks):
-        if atomic.load(theirs) != old:
+        now = atomic.load(theirs)
+        if now != old:
+            for _ in range(patience):
+                if atomic.load(free) == now:
+                    return
             return
 """
 
@@ -65,19 +72,22 @@ class Look:
     mine
         A cell that is written just before. The interpreter's lock is free by the time somebody sees the number, and need not be
         waited for.
+    free
+        A cell in which whoever writes theirs writes the same number once it has let go of the interpreter's lock: to ask for the
+        lock before means to go to sleep.
     """
 
     __slots__ = ("_address", "_cells", "_spin", "_told")
 
-    def __init__(self, theirs: Cell, mine: Cell | None = None, looks: int = LOOKS) -> None:
-        mine = mine or Cell()
-        self._cells = theirs, mine
-        self._told = np.array([mine.address, 0, theirs.address, 0, looks], np.int64)
+    def __init__(self, theirs: Cell, mine: Cell, free: Cell | None = None) -> None:
+        self._cells = theirs, mine, free
+        patience = 0 if free is None else _PATIENCE
+        self._told = np.array([mine.address, 0, theirs.address, 0, LOOKS, (free or mine).address, patience], np.int64)
         self._address = self._told.ctypes.data
         self._spin = _spin()
 
-    def __call__(self, old: int, number: int = 0) -> int:
-        """Return the number once it is no longer ``old``, or ``old`` if it never was otherwise."""
+    def __call__(self, old: int, number: int) -> int:
+        """Write a number, and return theirs once it is no longer ``old``, or ``old`` if it never was otherwise."""
         told = self._told
         told[1] = number
         told[3] = old

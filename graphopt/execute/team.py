@@ -57,7 +57,8 @@ class _Member:
         self._lock = threading.Lock()
         self._posted, self._done = Cell(), Cell()  # the number of the last job that was handed over; that was run
         self._number = 0
-        self._finish = Look(self._done)
+        self._free = Cell()  # the number of the last job whose giver has let go of the interpreter's lock
+        self._finish = Look(self._done, self._free)
         threading.Thread(target=self._run, name=f"graphopt-{number}", daemon=True).start()
 
     def start(self, job: _Job) -> None:
@@ -79,11 +80,11 @@ class _Member:
     def wait(self, job: _Job) -> None:
         """Wait for a job, awake for a moment, then asleep."""
         before = self._done.read()
-        if before != job.number and self._finish(before) != job.number:
+        if before != job.number and self._finish(before, job.number) != job.number:
             job.wait()
 
     def _run(self) -> None:
-        announce, done = Look(self._posted, self._done), 0
+        announce, done = Look(self._posted, self._done, self._free), 0
         while True:
             job = self._next(announce, done)
             job.run()
