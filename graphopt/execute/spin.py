@@ -73,8 +73,8 @@ class Look:
         A cell that is written just before. The interpreter's lock is free by the time somebody sees the number, and need not be
         waited for.
     free
-        A cell in which whoever writes theirs writes the same number once it has let go of the interpreter's lock: to ask for the
-        lock before means to go to sleep.
+        A cell in which whoever writes theirs writes the same number once it has let go of the interpreter's lock: who asks for
+        the lock before that is put to sleep.
     """
 
     __slots__ = ("_address", "_cells", "_spin", "_told")
