@@ -14,12 +14,12 @@ import distributed
 import numpy as np
 import pytest
 from dask.delayed import Delayed
-from dask.task_spec import Alias, DataNode, Task, TaskRef
 from hypothesis import given
 from hypothesis import strategies as st
 
 import graphopt as go
 from graphopt import SharedGraph
+from graphopt.spec import Alias, DataNode, Task, TaskRef
 from graphopt.types import MissingKeyError
 
 
