@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import dask
 import dask.array as da
 import distributed
 import numpy as np
 import pytest
+from conftest import QUIET
 from oracle import close
 from test_cluster_compile import messages, there
 
@@ -160,3 +162,23 @@ def test_loops_and_calls_at_once(client: distributed.Client) -> None:
         assert not thread.is_alive()
     assert len(found) == 3
     assert all(close(beta, written_out(150)) for beta in found)
+
+
+def test_many_workers_end_a_loop_together() -> None:
+    """One may say that it has ended before another's share in the last iteration has come: nobody may wait for ever.
+
+    With nine workers partial results meet in a tree.
+    """
+    count = 9
+    with (
+        distributed.LocalCluster(n_workers=count, threads_per_worker=1, processes=False, **QUIET) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        names = sorted(client.scheduler_info(n_workers=-1)["workers"])
+        x = da.ones(count * 2, chunks=2)
+        with dask.annotate(workers=lambda key: [names[key[1]]], allow_other_workers=False):
+            (x,) = client.persist([x], optimize_graph=False)
+        step = go.compile(lambda a, x: a + x.sum())
+        for _ in range(25):
+            assert go.iterate(step, 1.0, x, max_iter=3) == 1.0 + 3 * 2 * count
+        assert step.stats.retries == 0
