@@ -167,9 +167,9 @@ def test_loops_and_calls_at_once(client: distributed.Client) -> None:
 def test_many_workers_end_a_loop_together() -> None:
     """One may say that it has ended before another's share in the last iteration has come: nobody may wait for ever.
 
-    With nine workers partial results meet in a tree.
+    With more than eight workers partial results meet in a tree.
     """
-    count = 9
+    count = 16
     with (
         distributed.LocalCluster(n_workers=count, threads_per_worker=1, processes=False, **QUIET) as cluster,
         distributed.Client(cluster) as client,
