@@ -3,6 +3,8 @@
 A `Compiled` keeps a plan for each signature: the structure of the arguments, and of each array its type, shape and chunks. A
 call with a known signature fills in the new values and runs; any other call traces anew. Which of the two happened is
 counted in ``stats``.
+
+The file is a little long: what a call does here and on a cluster is one decision.
 """
 
 from __future__ import annotations
@@ -383,8 +385,7 @@ def _results(plan: Plan, values: list[Any], arguments: list[Argument], remote: A
     out: list[Any] = []
     for number, (result, slots) in enumerate(zip(plan.trace.results, plan.results, strict=True)):
         if result.kind == "number":
-            given = {token: arguments[place].value for token, place in plan.trace.numbers.items()}
-            out.append(result.value.value(given))
+            out.append(result.value.value(plan.trace.given(arguments)))
         elif result.kind == "constant":
             out.append(result.value)
         elif result.kind == "delayed":

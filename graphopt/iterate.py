@@ -91,7 +91,7 @@ def _there(
 ) -> tuple[Any] | None:
     """Run the rest of a loop on the workers; None if they cannot be talked to."""
     from graphopt.execute.channel import Unreachable
-    from graphopt.execute.iteration import loop
+    from graphopt.execute.iteration import Iteration
 
     leaves, structure = flatten(state)
 
@@ -101,7 +101,7 @@ def _there(
 
     before = remote.retries
     try:
-        found, reached = loop(remote, arguments, range(len(leaves)), until, pair, number, last, tell)
+        found, reached = Iteration(remote, arguments, range(len(leaves)), until, pair, number, last, tell)()
     except Unreachable:
         return None
     compiled._count(calls=reached - number, on_cluster=reached - number, retries=remote.retries - before)

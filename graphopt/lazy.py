@@ -61,8 +61,7 @@ def lazy(plan: Bindable, arguments: Sequence[Argument]) -> Any:
     out: list[Any] = []
     for result, slots in zip(plan.trace.results, plan.results, strict=True):
         if result.kind == "number":
-            given = {token: arguments[place].value for token, place in plan.trace.numbers.items()}
-            out.append(result.value.value(given))
+            out.append(result.value.value(plan.trace.given(arguments)))
         elif result.kind == "constant":
             out.append(result.value)
         else:

@@ -18,6 +18,8 @@ Where lanes go:
   in the order of the workers. Beyond `TREE` workers the partials meet in a tree instead, and one worker hands on the result.
 
 Only the places of blocks go in, so equal places give equal parts, and sums are added in the same order at each run.
+
+The file is a little long: who runs what, who needs what and what is sent are decided on one set of books.
 """
 
 from __future__ import annotations

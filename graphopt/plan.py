@@ -226,7 +226,7 @@ class Plan:
         """Return the numbers of a call, by slot."""
         out = {}
         if self.schedule.scalars:
-            given = {token: arguments[place].value for token, place in self.trace.numbers.items()}
+            given = self.trace.given(arguments)
             for slot, scalar in self.schedule.scalars:
                 out[slot] = value = scalar.value(given)
                 scalar.check(value)

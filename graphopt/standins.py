@@ -5,6 +5,8 @@ into the plan: what would need one (a branch on it, a conversion, a compute) rai
 
 Why numbers are not arrays: in ``x * 0.5`` a Python number takes on the type of ``x``, an array of no dimensions does not. A
 `Scalar` stays what it is, as a literal of the tasks, until a call of the plan puts the number there.
+
+The file is a little long: a `Scalar` has to answer, or refuse, all that can be asked of a number.
 """
 
 from __future__ import annotations

@@ -90,6 +90,10 @@ class Trace:
     results: tuple[Result, ...]
     structure: Structure
 
+    def given(self, arguments: Sequence[Argument]) -> dict[str, Any]:
+        """Return the numbers among the arguments of a call, by token."""
+        return {token: arguments[place].value for token, place in self.numbers.items()}
+
 
 def arguments_of(
     parameters: inspect.Signature,

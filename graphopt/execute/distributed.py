@@ -7,6 +7,8 @@ results stay where they were made, as futures that dask knows.
 What may go wrong ends in one of two ways. *Lost*: a worker, a peer or a block is not where it was. Kernels are pure and no
 result was handed out, so the call waits until dask has everything again, binds to the new places and starts over. Or an error:
 of the user's own kernels as it is, or a `ClusterError` that names what dask cannot compute again.
+
+The file is a little long: to find blocks, to bind and to run are the steps that a call goes back over when something is lost.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from graphopt.execute.channel import Lost
@@ -21,7 +22,7 @@ from graphopt.formula import formula_of
 from graphopt.trace import Argument
 from graphopt.types import ClusterError
 
-__all__ = ["can_loop", "loop"]
+__all__ = ["Iteration", "can_loop"]
 
 logger = logging.getLogger("distributed.graphopt")
 
@@ -43,19 +44,11 @@ def can_loop(remote: Remote, state: Sequence[int], arguments: Sequence[Argument]
     )
 
 
-def loop(
-    remote: Remote,
-    arguments: Sequence[Argument],
-    state: Sequence[int],
-    until: Callable[..., Any] | None,
-    pair: bool,
-    first: int,
-    last: int,
-    progress: Callable[[int, list[Any]], None],
-) -> tuple[list[Any], int]:
-    """Iterate on the workers.
+@dataclass
+class Iteration:
+    """A loop on the workers, for the length of one call.
 
-    Parameters
+    Attributes
     ----------
     remote
         The plan of one iteration.
@@ -65,37 +58,31 @@ def loop(
         The places of the arguments that are the leaves of the state.
     until, pair
         The stopping rule, and whether it takes the old state too.
-    first, last
-        How many iterations there were before, and at most will be.
+    number, last
+        How many iterations there were, and at most will be.
     progress
         Called with the number of iterations and the leaves of the state, ten times a second at most.
-
-    Returns
-    -------
-    The leaves of the last state, and the number of iterations that made it.
     """
-    remote.network.install()
-    work = _Work(remote, arguments, state, until, pair, first, last, progress)
-    return remote.network.client.sync(work.run, asynchronous=False)  # type: ignore[no-any-return]
 
+    remote: Remote
+    arguments: Sequence[Argument]
+    state: Sequence[int]
+    until: Callable[..., Any] | None
+    pair: bool
+    number: int
+    last: int
+    progress: Callable[[int, list[Any]], None]
 
-class _Work:
-    def __init__(
-        self,
-        remote: Remote,
-        arguments: Sequence[Argument],
-        state: Sequence[int],
-        until: Callable[..., Any] | None,
-        pair: bool,
-        first: int,
-        last: int,
-        progress: Callable[[int, list[Any]], None],
-    ) -> None:
-        self.remote, self.arguments, self.state = remote, arguments, tuple(state)
-        self.until, self.pair, self.last, self.progress = until, pair, last, progress
-        self.number, self.leaves = first, [arguments[place].value for place in state]
+    def __post_init__(self) -> None:
+        self.leaves = [self.arguments[place].value for place in self.state]
+
+    def __call__(self) -> tuple[list[Any], int]:
+        """Iterate; return the leaves of the last state, and the number of iterations that made it."""
+        self.remote.network.install()
+        return self.remote.network.client.sync(self.run, asynchronous=False)  # type: ignore[no-any-return]
 
     def course(self, names: Mapping[int, Any]) -> Course:
+        """Return the loop as workers are sent it."""
         plan = self.remote.plan
         results: list[Any] = []
         for result, slots in zip(plan.trace.results, plan.results, strict=True):
@@ -109,7 +96,7 @@ class _Work:
             dict(self.remote.small),
             {slot: formula_of(scalar) for slot, scalar in plan.schedule.scalars},
             small,
-            self.state,
+            tuple(self.state),
             tuple(results),
             plan.trace.structure,
             self.until,
@@ -141,6 +128,7 @@ class _Work:
         raise ClusterError(f"The loop was begun {_TRIES} times and got no further. The last time: {why}") from why
 
     async def once(self, bound: Any, names: Mapping[int, Any]) -> tuple[list[Any], int]:
+        """Have the workers iterate from the last state that was heard, until the end or until something is lost."""
         course, run = self.course(names), next(_numbers) << BITS
         asked: dict[str, Any] = {}
         try:

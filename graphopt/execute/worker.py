@@ -6,6 +6,8 @@ processes.
 
 Events are handled on the worker's event loop, which waits for messages. Work is done by its task threads, a phase at a time,
 and a task thread never waits for a message: two runs cannot hold all threads and wait for each other.
+
+The file is a little long: all that can happen to a run is here, because any of it may happen while any other is awaited.
 """
 
 from __future__ import annotations

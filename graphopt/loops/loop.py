@@ -15,6 +15,7 @@ import numpy as np
 
 from graphopt.loops.lower import Lowered, lower
 from graphopt.loops.nodes import Arg, Const, Node, Refused
+from graphopt.loops.sizes import LINE
 from graphopt.loops.write import Written, write
 from graphopt.native import NotNative, Unit, compiled
 from graphopt.program import Program
@@ -48,9 +49,6 @@ def _unit(written: Written) -> Unit:
     text = f"from graphopt.loops.vectors import array_at\n\n\n{written.text}"
     modules = {"blocks": "graphopt.loops.blocks", "vector": "graphopt.loops.vector_math"}
     return Unit(text, modules, also=("graphopt.loops.vectors", "graphopt.loops.sizes"))
-
-
-_LINE = 64  # bytes of a line of the cache
 
 
 class Loop:
@@ -115,9 +113,9 @@ class Loop:
         counts = [out.columns * (rows if out.kind == "rows" else stop - start) for out in self.outputs]
         flat = [np.empty(count, out.dtype) for count, out in zip(counts, self.outputs, strict=True)]
         given = self.shared_values(shared)
-        room = np.empty(self._written.room + _LINE, np.uint8)
+        room = np.empty(self._written.room + LINE, np.uint8)
         addresses = [array.ctypes.data for array in (*given, *flat)]
-        told = np.array([table.ctypes.data, start, stop, rows, -(-room.ctypes.data // _LINE) * _LINE, *addresses], np.int64)
+        told = np.array([table.ctypes.data, start, stop, rows, -(-room.ctypes.data // LINE) * LINE, *addresses], np.int64)
         self._function(told.ctypes.data)
         first = [rows if out.kind == "rows" else stop - start for out in self.outputs]
         return [

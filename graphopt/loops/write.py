@@ -16,14 +16,13 @@ import numpy as np
 from graphopt.loops.expressions import Group, Names, call_text, expression, loop_text, repeat_text, start_value
 from graphopt.loops.lower import Lowered
 from graphopt.loops.nodes import Node, Output, inputs_first
-from graphopt.loops.sizes import ROWS, WIDTH
+from graphopt.loops.sizes import LINE, ROWS, WIDTH
 from graphopt.loops.spread import spread
 
 __all__ = ["Written", "write"]
 
 _FIRST_CACHE, _SECOND_CACHE = 4_096, 16_384  # numbers of the widest value in a block
 _ENOUGH_ROWS, _LEAST_ROWS = 64, 16
-_LINE = 64  # bytes of a line of the cache
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class _Writer:
         lines, room = [], 0
         for node, size in sizes.items():
             lines.append(f"{self.names.of(node)} = array_at(np.{type_name(node.dtype)}, room + {room}, {size})")
-            room += -(-size * node.dtype.itemsize // _LINE) * _LINE
+            room += -(-size * node.dtype.itemsize // LINE) * LINE
         for node in self.order:
             if constant(node) and next(node.reads()).op == "shared":
                 lines += repeat_text(node, self.names, str(self.block))
