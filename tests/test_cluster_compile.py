@@ -83,6 +83,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 def messages(client: distributed.Client, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """List what the client asks of workers."""
     from graphopt.execute.channel import Channel
+    from graphopt.execute.line import Line
 
     asked: list[str] = []
     original = Channel.ask
@@ -93,6 +94,13 @@ def messages(client: distributed.Client, monkeypatch: pytest.MonkeyPatch) -> lis
         return await original(self, do, *args, **message)
 
     monkeypatch.setattr(Channel, "ask", ask)
+    send = Line.send
+
+    def sent(self: Line, message: Any, *args: Any) -> None:
+        asked.append("run")
+        send(self, message, *args)
+
+    monkeypatch.setattr(Line, "send", sent)
     return asked
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import ssl
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ def test_tls(security: distributed.Security) -> None:
         from graphopt.execute.channel import network_of
 
         assert {address[:6] for address in network_of(client).channels} == {"tls://"}
+        lines = [channel.line for channel in network_of(client).channels.values()]
+        assert all(line is not None and isinstance(line.socket, ssl.SSLSocket) for line in lines)
         for address in network_of(client).channels:
             with (
                 pytest.raises((OSError, TypeError, RuntimeError)),

@@ -15,6 +15,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
 from typing import Any
 
 from dask import config
@@ -22,6 +23,9 @@ from dask.utils import parse_timedelta
 from distributed.core import clean_exception, send_recv
 from distributed.protocol import pickle
 
+from graphopt.execute.line import Line
+from graphopt.execute.packing import round_again
+from graphopt.execute.peers import open_line
 from graphopt.execute.worker import SERVE, ReplayPlugin
 
 __all__ = ["Channel", "Lost", "Network", "Unreachable", "network_of"]
@@ -54,12 +58,15 @@ class Channel:
 
     Attributes
     ----------
+    line
+        A line to the same worker, for calls; None where there can be none.
     ping, pinged
         The answer to whether it is alive, and when it was asked for that.
     """
 
     def __init__(self, address: str, comm: Any) -> None:
         self.address, self.comm = address, comm
+        self.line: Line | None = None
         self.ping: asyncio.Future[Any] | None = None
         self.pinged = 0.0
         self.numbers = itertools.count()
@@ -94,6 +101,8 @@ class Channel:
     def close(self, why: str) -> None:
         """Close the comm; who waits for an answer is told why there will be none."""
         self.comm.abort()
+        if self.line is not None:
+            self.line.close()
         waiting, self.waiting = self.waiting, {}
         for future in waiting.values():
             if not future.done():
@@ -140,6 +149,7 @@ class Network:
         self.opening: dict[str, asyncio.Future[Channel]] = {}
         self.known: set[str] = set()  # workers that have answered
         self.installed = False
+        self.calling = threading.Lock()  # held by the thread that reads the lines
         #: Where blocks are: by the name of an array its graph, the workers, and the keys unless they are dask's own.
         self.places: dict[str, tuple[Any, tuple[str, ...], Any]] = {}
         #: Arrays whose blocks were in this process: their graphs, and the names and futures of the blocks on the workers.
@@ -240,6 +250,8 @@ class Network:
         self.known.add(address)
         comm.allow_offload = False  # to find out how large a message is takes longer than most of them
         channel = self.channels[address] = Channel(address, comm)
+        with contextlib.suppress(OSError, asyncio.TimeoutError):  # then calls go through the comm
+            channel.line = await open_line(client.rpc, address, {"client": client.id})
         return channel
 
     async def greet(self, comm: Any) -> Any:
@@ -274,6 +286,43 @@ class Network:
             if not done:
                 await self.look_after([address for address, future in asked.items() if future in pending], limit)
         return {address: future.result() for address, future in asked.items()}
+
+    def lines(self, addresses: Sequence[str]) -> dict[Line, str] | None:
+        """Return open lines to workers; None if there is one without."""
+        channels = [self.channels.get(address) for address in addresses]
+        found = [None if channel is None else channel.line for channel in channels]
+        return (
+            {line: at for line, at in zip(found, addresses, strict=True) if line is not None and not line.closed}
+            if (all([line is not None and not line.closed for line in found]))
+            else None
+        )
+
+    def replies(self, lines: dict[Line, str], plan: str, run: int) -> dict[str, Any]:
+        """Wait for the answers to a run that was asked for over lines; raise the first that is none. For who holds `calling`.
+
+        Raises
+        ------
+        Lost
+            As from `answers`.
+        """
+        answers: dict[str, Any] = {}
+        waiting, limit = dict(lines), deadline()
+        while waiting:
+            for line, address in lines.items():
+                if line.closed and line in waiting:
+                    raise Lost(f"the connection to the worker {address} was lost")
+            try:
+                ready = wait([line.socket for line in waiting], min(limit / 4, 5.0))
+            except (OSError, ValueError):  # one of them is just being closed
+                continue
+            if not ready:
+                self.client.sync(self.look_after, list(waiting.values()), limit, asynchronous=False)
+            for line in [line for line in waiting if line.socket in ready]:
+                for message in line.receive():
+                    if message[:2] == (plan, run):  # else it is of a run that was given up
+                        answer = answers[waiting.pop(line)] = _checked(message[2])
+                        answer["values"] = [round_again(value) for value in answer["values"]]
+        return answers
 
     async def look_after(self, addresses: list[str], limit: float) -> None:
         """Ask workers that have not answered yet whether they are alive; part from those that do not answer that either."""

@@ -26,8 +26,8 @@ from typing import Any
 from distributed import Future
 
 from graphopt.execute.channel import Lost, Unreachable, deadline, network_of
+from graphopt.execute.packing import LARGE, flat, nbytes, packed, unpacked
 from graphopt.execute.resident import Binding, pickled
-from graphopt.execute.worker import packed, unpacked
 from graphopt.partition import partition
 from graphopt.parts import Partition
 from graphopt.plan import Plan
@@ -51,7 +51,8 @@ class _Bound:
     def __init__(self, name: str, partition: Partition) -> None:
         self.name, self.partition = name, partition
         self.runs = itertools.count()
-        self.users = 0
+        self.users = 0  # on the event loop
+        self.calling = False  # on the thread of a caller
 
     @property
     def workers(self) -> list[str]:
@@ -78,6 +79,7 @@ class Remote:
         self.held: dict[str, list[str]] = {}  # worker -> names of what is bound there
         self.binding = asyncio.Lock()
         self.retries = 0
+        self.large = False  # whether results were too large for lines
         self.seconds: dict[str, float] = {}  # of the last call, by worker
         self.paces: list[float] = []  # of the slowest worker, in the last iterations of a loop
         weakref.finalize(self, self.network.drop, self.held)
@@ -106,7 +108,43 @@ class Remote:
             If the workers cannot be talked to.
         """
         self.network.install()
+        if self.network.calling.acquire(blocking=False):
+            try:
+                values = self.at_once(arguments, numbers)
+            finally:
+                self.network.calling.release()
+            if values is not None:
+                return values
         return self.network.client.sync(self.call, arguments, numbers, asynchronous=False)  # type: ignore[no-any-return]
+
+    def at_once(self, arguments: Sequence[Argument], numbers: Mapping[int, Any]) -> list[Any] | None:
+        """Run the plan over lines, on the thread of the caller; return None if that cannot be, or was lost.
+
+        Only what everything is ready for can be done so: no result stays, all is bound, and all is small.
+        """
+        found = None if self.keeps or self.large else self.known(arguments)
+        lines = None if found is None else self.network.lines(found[0].workers)
+        if found is None or lines is None:
+            return None
+        bound, names = found
+        given = {**{slot: arguments[place].value for slot, place in self.small}, **numbers}
+        if nbytes(given.values()) > LARGE:
+            return None
+        called = names if all([type(name) is str for name in names.values()]) else packed(names)
+        message = (called, {slot: flat(value) for slot, value in given.items()})
+        number, patience, bound.calling = next(bound.runs), deadline(), True
+        try:
+            for line in lines:
+                line.send((bound.name, number, *message), patience)
+            return self.collect(bound, self.network.replies(lines, bound.name, number))
+        except (Lost, OSError) as lost:
+            self.network.client.sync(self.recover, bound, lost, 0, asynchronous=False)
+            return None
+        except BaseException:
+            self.network.client.sync(self.give_up, bound, number, (), asynchronous=False)
+            raise
+        finally:
+            bound.calling = False
 
     async def call(self, arguments: Sequence[Argument], numbers: Mapping[int, Any]) -> list[Any]:
         """Run the plan once, on the event loop of the client."""
@@ -116,18 +154,27 @@ class Remote:
                 bound, names = await self.bind(arguments)
                 return await self.run(bound, names, arguments, numbers)
             except Lost as lost:
-                logger.info("graphopt: an iteration starts over: %s", lost)
                 why = lost
             finally:
                 if bound is not None:
                     bound.users -= 1
-            self.retries += 1
-            self.unbind(bound)
-            self.network.places.clear()
-            await asyncio.sleep(min(0.02 * 2**attempt, 1.0))
+            await self.recover(bound, why, attempt)
         raise ClusterError(f"The call was begun {_TRIES} times and never finished. The last time: {why}") from why
 
+    async def recover(self, bound: _Bound | None, lost: Exception, attempt: int) -> None:
+        """Forget where things were, before the next attempt."""
+        logger.info("graphopt: what was begun starts over: %s", lost)
+        self.retries += 1
+        self.unbind(bound)
+        self.network.places.clear()
+        await asyncio.sleep(min(0.02 * 2**attempt, 1.0))
+
     # -- where things are ----------------------------------------------------------------------------------------------
+
+    def located(self, array: Any) -> tuple[tuple[str, ...], Any] | None:
+        """Return what `locate` does if it is known; None if it is not."""
+        known = self.network.places.get(array.name)
+        return known[1:] if known is not None and known[0]() is array.dask else None
 
     async def locate(self, argument: Argument) -> tuple[tuple[str, ...], Any]:
         """Return the workers that have the blocks of an argument, in order, and their keys unless those are dask's own.
@@ -135,9 +182,8 @@ class Remote:
         Instead of the keys it may be a name that takes the place of the array's in them.
         """
         array = argument.value
-        known = self.network.places.get(array.name)
-        if known is not None and known[0]() is array.dask:
-            return known[1], known[2]
+        if (known := self.located(array)) is not None:
+            return known
         if not argument.remote:
             name, futures = await self.network.sent(array, _indices(array), argument.blocks, await self.running())
             homes = await self.find(argument.name, futures)
@@ -197,6 +243,20 @@ class Remote:
 
     # -- binding -------------------------------------------------------------------------------------------------------
 
+    def known(self, arguments: Sequence[Argument]) -> tuple[_Bound, dict[int, Any]] | None:
+        """Return what `bind` does if the plan is bound already; None if it is not. May be called on any thread."""
+        homes: list[tuple[str, ...]] = []
+        names: dict[int, Any] = {}
+        for place, argument in enumerate(arguments):
+            if argument.kind == "chunked":
+                found = self.located(argument.value)
+                if found is None:
+                    return None
+                homes.append(found[0])
+                names[place] = argument.value.name if found[1] is None else found[1]
+        bound = self.bounds.get((False, *homes))
+        return None if bound is None else (bound, self.by_slot(names))
+
     async def bind(self, arguments: Sequence[Argument], everywhere: bool = False) -> tuple[_Bound, dict[int, Any]]:
         """Return the plan bound to where the arguments are, and what their blocks are called.
 
@@ -219,11 +279,12 @@ class Remote:
                     bound = self.bounds[what] = await self.bind_to(homes, arguments, everywhere)
         self.bounds.move_to_end(what)
         bound.users += 1
-        for old in [other for other in self.bounds.values() if not other.users][: max(0, len(self.bounds) - _BINDINGS)]:
+        idle = [other for other in self.bounds.values() if not other.users and not other.calling]
+        for old in idle[: max(0, len(self.bounds) - _BINDINGS)]:
             self.unbind(old)
-        return bound, self.by_slot(names, arguments)
+        return bound, self.by_slot(names)
 
-    def by_slot(self, names: dict[int, Any], arguments: Sequence[Argument]) -> dict[int, Any]:
+    def by_slot(self, names: dict[int, Any]) -> dict[int, Any]:
         """Return names, or where keys have none, the keys by slot."""
         for place, name in names.items():
             if not isinstance(name, str):
@@ -324,12 +385,9 @@ class Remote:
     ) -> list[Any]:
         """Send the small arguments, and collect the small results."""
         number = next(bound.runs)
-        small = {slot: arguments[place].value for slot, place in self.small}
-        small.update(numbers)
         made = [f"graphopt-{uuid.uuid4().hex}" if _stays(result) else None for result in self.plan.trace.results]
-        kept = made if self.keeps else None
-        size = sum([value.nbytes for value in small.values() if hasattr(value, "nbytes")])
-        given = packed((dict(names), small, kept), size)
+        small = {**{slot: arguments[place].value for slot, place in self.small}, **numbers}
+        given = packed((dict(names), small, made if self.keeps else None), nbytes(small.values()))
         asked: dict[str, Any] = {}
         try:
             for worker in bound.workers:
@@ -339,14 +397,21 @@ class Remote:
         except BaseException:
             await self.give_up(bound, number, made)
             raise
+        values = self.collect(bound, answers)
+        self.take(bound, made, values)
+        return values
+
+    def collect(self, bound: _Bound, answers: Mapping[str, Any]) -> list[Any]:
+        """Return the values of all slots that workers have handed back."""
         values: list[Any] = [None] * len(self.plan.schedule.template)
         for worker, answer in answers.items():
             self.seconds[worker] = answer["seconds"]
             part = bound.partition.parts[worker]
             if part.gives:
-                for slot, value in zip(part.gives, unpacked(answer["values"]), strict=True):
+                given = unpacked(answer["values"])
+                for slot, value in zip(part.gives, given, strict=True):
                     values[slot] = value
-        self.take(bound, made, values)
+                self.large = self.large or nbytes(given) > LARGE
         return values
 
     async def give_up(self, bound: _Bound, number: int, made: Iterable[str | None]) -> None:

@@ -6,25 +6,22 @@ worker be lost, the loop is started again from the last state that was heard, on
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from graphopt.execute.channel import Lost
 from graphopt.execute.distributed import Remote
-from graphopt.execute.looping import BITS, Course
+from graphopt.execute.looping import Course
+from graphopt.execute.packing import unpacked
 from graphopt.execute.resident import pickled
-from graphopt.execute.worker import unpacked
+from graphopt.execute.runs import BITS
 from graphopt.formula import formula_of
 from graphopt.trace import Argument
 from graphopt.types import ClusterError
 
 __all__ = ["Iteration", "can_loop"]
-
-logger = logging.getLogger("distributed.graphopt")
 
 #: How often in a row a loop is started without getting any further.
 _TRIES = 20
@@ -114,17 +111,13 @@ class Iteration:
                 bound, names = await self.remote.bind(self.arguments, everywhere=True)
                 return await self.once(bound, names)
             except Lost as lost:
-                logger.info("graphopt: a loop goes on from iteration %d: %s", self.number, lost)
                 why = lost
             finally:
                 if bound is not None:
                     bound.users -= 1
             tries = 0 if self.number > reached else tries + 1
             reached = self.number
-            self.remote.retries += 1
-            self.remote.unbind(bound)
-            self.remote.network.places.clear()
-            await asyncio.sleep(min(0.02 * 2**tries, 1.0))
+            await self.remote.recover(bound, why, tries)
         raise ClusterError(f"The loop was begun {_TRIES} times and got no further. The last time: {why}") from why
 
     async def once(self, bound: Any, names: Mapping[int, Any]) -> tuple[list[Any], int]:

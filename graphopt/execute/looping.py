@@ -4,28 +4,24 @@ Every worker has the whole state, folds the same partial results in the same ord
 iteration; all apply the same stopping rule to it. In an iteration the workers send each other partial results, once, and nobody
 waits for the client.
 
-What ends one iteration and begins the next is one job of a task thread: to hand a job over costs more than most of what it
-does.
+A task thread goes from one iteration to the next by itself: to hand a job over costs more than most of what is done between.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from graphopt.execute.resident import Resident
+from graphopt.execute.peers import Peers
+from graphopt.execute.runs import BITS, Held, Pass
 from graphopt.formula import Formula
 from graphopt.tree import Structure, unflatten
 from graphopt.types import ClusterError
 
-__all__ = ["BITS", "Course", "Disagreement", "Loop"]
-
-#: Runs of a loop are numbered from ``loop << BITS`` on; the runs of calls are below the first.
-BITS = 40
+__all__ = ["Course", "Disagreement", "Loop"]
 
 #: How often, in seconds, a loop says how far it is, and looks whether dask still has its blocks in memory.
 _TELL, _LOOK = 0.1, 0.25
@@ -108,55 +104,63 @@ class Loop:
 
     Parameters
     ----------
-    resident
+    held
         The part that is run.
     course
         What is done.
     leaves, first
         The state to start from, and the number of iterations that made it.
+    plan, loop
+        The names of the plan and of the loop.
+    peers
+        The connections to other workers.
     """
 
-    def __init__(self, resident: Resident, course: Course, leaves: Sequence[Any], first: int) -> None:
-        self.resident, self.course = resident, course
+    def __init__(
+        self, held: Held, course: Course, leaves: Sequence[Any], first: int, plan: str, loop: int, peers: Peers
+    ) -> None:
+        self.held, self.course, self.plan, self.loop, self.peers = held, course, plan, loop, peers
         self.leaves, self.number = list(leaves), first
-        self.phases = resident.part.phases
         self.base: list[Any] = []
         self.bounds: Any = None
+        self.way: Pass | None = None  # the iteration under way
         self.each: deque[float] = deque(maxlen=1000)  # seconds of work in each of the last iterations
-        self.spent = 0.0  # in this one so far
         self.done: Any = first >= course.last  # changes on another thread
         self.looked = self.told = time.monotonic()
 
     def fill(self) -> None:
         """Look the blocks up; on the event loop."""
-        self.base, self.bounds = self.resident.fill(self.course.names, self.course.given(self.leaves))
+        self.base, self.bounds = self.held.resident.fill(self.course.names, self.course.given(self.leaves))
 
-    def begin(self) -> list[Any]:
-        """Begin an iteration; on a task thread."""
+    def go(self, wanted: Callable[[], bool]) -> None:
+        """Iterate on a task thread, until the end or until there is something to do on the event loop."""
+        until = self.told + _TELL
+        while True:
+            if self.way is None:
+                self.way = self.begin()
+            if not self.way.go(wanted):
+                return
+            self.turn(self.way)
+            self.way = None
+            if self.done or wanted() or time.monotonic() > until:
+                return
+
+    def begin(self) -> Pass:
+        """Begin an iteration."""
         values = list(self.base)
         small = self.course.given(self.leaves)
-        for slot in self.resident.part.small:
+        for slot in self.held.resident.part.small:
             values[slot] = small[slot]
-        if self.phases and not self.phases[0].needs:
-            self.work(0, values)
-        return values
+        return Pass(self.held, self.plan, self.run_of(self.number), values, self.bounds, self.peers)
 
-    def work(self, number: int, values: list[Any]) -> None:
-        """Run a phase; on a task thread."""
-        if self.phases[number].levels:
-            self.spent += self.resident.run(number, values, self.bounds)
-
-    def turn(self, values: list[Any], last: int | None) -> list[Any]:
-        """Run the last phase if it was not, and begin the next iteration unless this was the last; on a task thread."""
-        if last is not None:
-            self.work(last, values)
-        new = self.course.after(values, self.leaves)
-        self.each.append(self.spent)
-        self.spent = 0.0
+    def turn(self, way: Pass) -> None:
+        """Make the new state, and ask whether it is the last."""
+        way.close()
+        new = self.course.after(way.values, self.leaves)
+        self.each.append(way.seconds)
         self.number += 1
         self.done = self.number >= self.course.last or self.course.ends(self.leaves, new)
         self.leaves = new
-        return values if self.done else self.begin()
 
     async def look_around(self, tell: Callable[[int, list[Any]], Any]) -> None:
         """Say how far it is, and let go of blocks that dask wants elsewhere, now and then."""
@@ -168,36 +172,27 @@ class Loop:
             self.looked = now
             self.fill()
 
-    async def run(self, replayer: Any, plan: Any, name: str, loop: int, tell: Callable[[int, list[Any]], Any]) -> None:
+    async def run(
+        self,
+        job: Callable[..., Any],
+        wanted: Callable[[], bool],
+        tell: Callable[[int, list[Any]], Any],
+    ) -> None:
         """Go on until the end; on the event loop."""
+        try:
+            if not self.done:
+                self.fill()
+            while not self.done:
+                await job(self.go, wanted)
+                if self.way is not None:
+                    await self.way.help()
+                await self.look_around(tell)
+        finally:
+            if self.way is not None:
+                self.way.close()
+        for peer in self.held.resident.peers:  # who goes on would wait for ever
+            await self.peers.over(peer, self.plan, self.run_of(self.number))
 
-        async def job(work: Callable[..., Any], *args: Any) -> Any:
-            return await asyncio.wrap_future(replayer.executor.submit(work, *args))
-
-        if self.done:
-            return
-        self.fill()
-        values = await job(self.begin)
-        while not self.done:
-            run = (loop << BITS) + self.number
-            box = plan.mailbox(run)
-            try:
-                plan.check(run)
-                last = None
-                for number, phase in enumerate(self.phases):
-                    if phase.needs:
-                        for slot, value in (await box.get(phase.needs)).items():
-                            values[slot] = value
-                    if number or phase.needs:  # else it has begun with it
-                        if number == len(self.phases) - 1 and not phase.sends:
-                            last = number
-                            break
-                        await job(self.work, number, values)
-                    for to, slots in phase.sends:
-                        await replayer.send(str(to), name, run, slots, [values[slot] for slot in slots])
-                values = await job(self.turn, values, last)
-            finally:
-                plan.mail.pop(run, None)
-            await self.look_around(tell)
-        for peer in plan.resident.peers:  # who goes on would wait for ever
-            await replayer.over(peer, name, loop, self.number)
+    def run_of(self, number: int) -> int:
+        """Return the run that an iteration is."""
+        return (self.loop << BITS) + number

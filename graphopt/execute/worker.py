@@ -2,12 +2,10 @@
 
 A client opens a comm to each worker and keeps it open; what the client has bound is gone when that comm closes. Peers keep
 comms to each other likewise. All comms are dask's own, so they are as secret and as trusted as everything else between these
-processes.
+processes. What is small and often goes over lines (`line.py`), which are comms too.
 
-Events are handled on the worker's event loop, which waits for messages. Work is done by its task threads, a phase at a time,
-and a task thread never waits for a message: two runs cannot hold all threads and wait for each other.
-
-The file is a little long: all that can happen to a run is here, because any of it may happen while any other is awaited.
+Events are handled on the worker's event loop, which waits for messages. Work is done by its task threads. They take a run as
+far as they can, and wait for a message for some milliseconds at most: two runs cannot hold all threads and wait for each other.
 """
 
 from __future__ import annotations
@@ -24,34 +22,28 @@ from dask.sizeof import sizeof
 from distributed.core import Status, error_message
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol import pickle
-from distributed.protocol.serialize import ToPickle
+from distributed.protocol.serialize import Serialize
 
 from graphopt.execute import blas
-from graphopt.execute.looping import BITS, Disagreement, Loop
+from graphopt.execute.line import GREETING, Line
+from graphopt.execute.looping import Disagreement, Loop
+from graphopt.execute.packing import flat, nbytes, packed, round_again, unpacked
+from graphopt.execute.peers import HEAR, LINE, PeerLost, Peers
 from graphopt.execute.resident import Binding, Missing, Resident
+from graphopt.execute.runs import BITS, Held, Pass, Stopped
 
-__all__ = ["HEAR", "SERVE", "ReplayPlugin", "packed", "unpacked"]
+__all__ = ["SERVE", "ReplayPlugin"]
 
 logger = logging.getLogger("distributed.graphopt")
 
-#: What the two operations are called that a worker learns.
-SERVE, HEAR = "graphopt-serve", "graphopt-hear"
-
-#: Values of more bytes go into messages as buffers of their own, without a copy.
-_LARGE = 2**16
+#: What the operation is called that a worker learns for clients.
+SERVE = "graphopt-serve"
 
 #: A plan that has not run for so many seconds does not hold on to chunks.
 _IDLE = 2.0
 
-
-def packed(value: Any, nbytes: int = 0) -> Any:
-    """Return a value as it goes into a message."""
-    return ToPickle(value) if nbytes > _LARGE else pickle.dumps(value)
-
-
-def unpacked(value: Any) -> Any:
-    """Return what was packed."""
-    return pickle.loads(value) if isinstance(value, (bytes, bytearray, memoryview)) else value
+#: For how many seconds a task thread tries to answer a client that does not read.
+_PATIENCE = 60.0
 
 
 class ReplayPlugin(WorkerPlugin):
@@ -65,11 +57,12 @@ class ReplayPlugin(WorkerPlugin):
         self.replayer = Replayer(worker)
         worker.handlers[SERVE] = self.replayer.serve
         worker.handlers[HEAR] = self.replayer.hear
+        worker.handlers[LINE] = self.replayer.line
 
     def teardown(self, worker: Any) -> None:
         """Remove them, and let go of everything."""
-        worker.handlers.pop(SERVE, None)
-        worker.handlers.pop(HEAR, None)
+        for name in (SERVE, HEAR, LINE):
+            worker.handlers.pop(name, None)
         self.replayer.close()
 
     def transition(self, key: Any, start: Any, finish: Any, **_: Any) -> None:
@@ -81,93 +74,14 @@ class ReplayPlugin(WorkerPlugin):
         return ReplayPlugin, ()
 
 
-class Stopped(Exception):
-    """A run was given up."""
-
-
-class PeerLost(Exception):
-    """A worker that had a share in a run cannot be reached."""
-
-
-class _Mailbox:
-    """What has come from peers for a run, and who waits for it."""
-
-    __slots__ = ("error", "slots", "waiter")
-
-    def __init__(self) -> None:
-        self.slots: dict[int, Any] = {}
-        self.waiter: asyncio.Future[None] | None = None
-        self.error: Exception | None = None
-
-    def wake(self) -> None:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-
-    async def get(self, needs: Sequence[int]) -> dict[int, Any]:
-        while True:
-            if self.error is not None:
-                raise self.error
-            if all([slot in self.slots for slot in needs]):
-                return {slot: self.slots.pop(slot) for slot in needs}
-            self.waiter = asyncio.get_running_loop().create_future()
-            await self.waiter
-
-
-class _Plan:
-    """A part that is bound: what it runs, and its runs."""
-
-    def __init__(self, resident: Resident, client: str) -> None:
-        self.resident, self.client = resident, client
-        self.mail: dict[int, _Mailbox] = {}
-        self.over: set[int] = set()  # runs that were given up: what still comes for them is not for anybody
-        self.ended: dict[int, tuple[int, Exception]] = {}  # loops of which no run from this on will be: why
-        self.used = time.monotonic()
-
-    def mailbox(self, run: int) -> _Mailbox:
-        return self.mail.setdefault(run, _Mailbox())
-
-    def stop(self, run: int, error: Exception) -> None:
-        """Make a run give up where it next waits for others."""
-        self.over.add(run)
-        box = self.mail.get(run)
-        if box is not None:
-            box.error = error
-            box.wake()
-
-    def end(self, loop: int, first: int, error: Exception) -> None:
-        """Make the runs of a loop from this on give up."""
-        self.ended[loop] = (first, error)
-        for run, box in self.mail.items():
-            if run >> BITS == loop and run >= (loop << BITS) + first:
-                box.error = error
-                box.wake()
-
-    def given_up(self, run: int) -> Exception | None:
-        """Return why there will be no such run; None if there may be."""
-        first, error = self.ended.get(run >> BITS, (0, None))
-        if error is not None and run >= (run >> BITS << BITS) + first:
-            return error
-        return Stopped("the run was given up before it began") if run in self.over else None
-
-    def check(self, run: int) -> None:
-        """Raise if a run was given up."""
-        if (error := self.given_up(run)) is not None:
-            raise error
-
-    def close(self) -> None:
-        for run in list(self.mail):
-            self.stop(run, Stopped("the plan was dropped"))
-            self.end(run >> BITS, 0, Stopped("the plan was dropped"))
-        self.resident.release()
-
-
 class Replayer:
     """All that a worker does for replays; one for each worker."""
 
     def __init__(self, worker: Any) -> None:
         self.worker = worker
-        self.plans: dict[str, _Plan] = {}
-        self.peers: dict[str, Any] = {}  # address -> comm, or the future of one
+        self.plans: dict[str, Held] = {}
+        self.peers = Peers(worker)
+        self.lines: set[Line] = set()
         self.logged, self.quiet = 0.0, 0
         self.closed = False
 
@@ -215,26 +129,50 @@ class Replayer:
         try:
             while True:
                 message = await comm.read()
-                plan = self.plans.get(message["plan"])
-                run = message["run"]
-                if plan is not None and "values" not in message:
-                    plan.end(
-                        run >> BITS, run % (1 << BITS), Disagreement("the rule `until` ended the loop on some workers only")
-                    )
-                    continue
-                if plan is None or plan.given_up(run) is not None:
-                    continue  # a peer may say that the loop has ended before another's share in its last run is here
-                box = plan.mailbox(run)
-                box.slots.update(zip(message["slots"], unpacked(message["values"]), strict=True))
-                box.wake()
+                plan, run = message["plan"], message["run"]
+                if "values" in message:
+                    self.deliver(plan, run, message["slots"], unpacked(message["values"]))
+                elif (held := self.plans.get(plan)) is not None:
+                    why = Disagreement("the rule `until` ended the loop on some workers only")
+                    held.end(run >> BITS, run % (1 << BITS), why)
         except OSError:
             pass
         finally:
-            for plan in self.plans.values():
-                if peer in plan.resident.peers:
-                    for run in list(plan.mail):
-                        plan.stop(run, PeerLost(peer))
+            self.lose(peer)
         return Status.dont_reply
+
+    async def line(self, comm: Any, client: str = "", peer: str = "") -> Any:
+        """Take a comm over as a line of a client, or of a peer, until it goes away."""
+        ended = asyncio.Event()
+
+        def asked(message: Any) -> None:
+            self.asked(client, line, *message)
+
+        def delivered(message: Any) -> None:
+            plan, run, slots, values = message
+            self.deliver(plan, run, slots, [round_again(value) for value in values])
+
+        line = Line(comm, asked if client else delivered, ended.set)
+        self.lines.add(line)
+        try:
+            line.send(GREETING)
+            await ended.wait()
+        finally:
+            self.lines.discard(line)
+            line.close()
+            self.lose(peer)
+        return Status.dont_reply
+
+    def deliver(self, plan: str, run: int, slots: Sequence[int], values: Sequence[Any]) -> None:
+        """Take what a peer sent."""
+        held = self.plans.get(plan)
+        if held is not None:
+            held.deliver(run, dict(zip(slots, values, strict=True)))
+
+    def lose(self, peer: str) -> None:
+        """Make runs give up that wait for a peer that has gone away."""
+        for held in self.plans.values():
+            held.lose(peer, PeerLost(peer))
 
     def gone(self, key: Any) -> None:
         """Let go of a block."""
@@ -251,10 +189,9 @@ class Replayer:
         self.closed = True
         for name in list(self.plans):
             self.drop(name)
-        for comm in self.peers.values():
-            if hasattr(comm, "abort"):
-                comm.abort()
-        self.peers.clear()
+        self.peers.close()
+        for line in list(self.lines):
+            line.close()
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -269,19 +206,22 @@ class Replayer:
         }
         try:
             reply = await requests[what](client=client, **message)
-        except Missing as missing:
-            reply = {"status": "missing", "keys": pickle.dumps(missing.keys)}
-        except (PeerLost, Stopped) as lost:
-            reply = {"status": "lost", "why": f"{type(lost).__name__}: {lost}"}
         except asyncio.CancelledError:
             return
         except Exception as error:
-            if self.leaves:  # task threads end and blocks go: what fails because of that is nobody's mistake
-                reply = {"status": "lost", "why": f"the worker is closing: {error}"}
-            else:
-                reply = {"status": "error", **_without_status(error_message(error))}
+            reply = self.excuse(error)
         with contextlib.suppress(OSError):  # the client is gone; `serve` notices too
             await comm.write({"id": id, **reply})
+
+    def excuse(self, error: BaseException) -> dict[str, Any]:
+        """Return the answer where an error kept the worker from doing what was asked."""
+        if isinstance(error, Missing):
+            return {"status": "missing", "keys": pickle.dumps(error.keys)}
+        if isinstance(error, (PeerLost, Stopped)):
+            return {"status": "lost", "why": f"{type(error).__name__}: {error}"}
+        if self.leaves:  # task threads end and blocks go: what fails because of that is nobody's mistake
+            return {"status": "lost", "why": f"the worker is closing: {error}"}
+        return {"status": "error", **_without_status(error_message(error))}
 
     async def ping(self, client: str) -> dict[str, Any]:
         return {"status": "OK"}
@@ -295,8 +235,9 @@ class Replayer:
         """Take a part of a plan."""
         binding: Binding = unpacked(part)
         resident = Resident(binding, self.worker.data, self.executor, self.worker.state.nthreads)
-        await asyncio.wrap_future(self.executor.submit(blas.refresh))
-        self.plans[plan] = _Plan(resident, client)
+        await self.job(blas.refresh)
+        await self.peers.open({str(to) for phase in binding.part.phases for to, _ in phase.sends})
+        self.plans[plan] = Held(resident, client)
         return {"status": "OK"}
 
     @property
@@ -308,52 +249,104 @@ class Replayer:
     def executor(self) -> Any:
         return self.worker.executors["default"]
 
+    async def job(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Have a task thread do something, and wait for it."""
+        return await asyncio.wrap_future(self.executor.submit(work, *args))
+
+    def wanted(self) -> bool:
+        """Say whether something waits for a task thread."""
+        waiting = getattr(self.executor, "_work_queue", None)
+        return waiting is None or not waiting.empty()
+
+    # -- calls -------------------------------------------------------------------------------------------------------
+
+    def begin(self, plan: str, run: int, names: Mapping[int, Any], small: Mapping[int, Any]) -> Pass:
+        """Return the run that a client asks for."""
+        held = self.held(plan)
+        values, bounds = held.resident.fill(names, small)
+        self.wind_down(held)
+        return Pass(held, plan, run, values, bounds, self.peers)
+
+    def held(self, plan: str) -> Held:
+        """Return a plan that is bound here."""
+        if (held := self.plans.get(plan)) is None:
+            raise Stopped("the plan is not bound here")
+        return held
+
     async def run(self, client: str, plan: str, run: int, given: Any) -> dict[str, Any]:
         """Run a part once: return the results that the client wants, keep those that stay."""
-        held = self.plans.get(plan)
-        if held is None:
-            raise Stopped("the plan is not bound here")
-        held.check(run)
-        box = held.mailbox(run)
+        names, small, kept = unpacked(given)
+        reply = await self.finish(self.begin(plan, run, names, small), client, kept)
+        reply["values"] = packed(reply["values"], nbytes(reply["values"]))
+        return reply
+
+    async def finish(self, call: Pass, client: str, kept: Any = None, begun: bool = False) -> dict[str, Any]:
+        """Take a run to its end; ``begun`` says that a task thread has got stuck with it."""
         try:
-            names, small, kept = unpacked(given)
-            resident = held.resident
-            values, bounds = resident.fill(names, small)
-            seconds = 0.0
-            for number, phase in enumerate(resident.part.phases):
-                if phase.needs:
-                    for slot, value in (await box.get(phase.needs)).items():
-                        values[slot] = value
-                if phase.levels:
-                    seconds += await asyncio.wrap_future(self.executor.submit(resident.run, number, values, bounds))
-                if box.error is not None:
-                    raise box.error
-                for to, slots in phase.sends:
-                    await self.send(str(to), plan, run, slots, [values[slot] for slot in slots])
-                for slot in phase.drop:
-                    values[slot] = None
-            out = [values[slot] for slot in resident.part.gives]
+            while begun or not await self.job(call.go, self.wanted):
+                await call.help()
+                begun = False
             if kept:
-                await self.keep(client, resident.kept(kept, values))
-            held.used = time.monotonic()
-            self.wind_down(held)
-            self.log(plan, seconds)
-            return {"status": "OK", "values": packed(out, sum(map(_nbytes, out))), "seconds": seconds}
+                await self.keep(client, call.held.resident.kept(kept, call.values))
+            return self.result(call)
         except BaseException:
-            held.over.add(run)
+            call.held.over.add(call.run)
             raise
         finally:
-            held.mail.pop(run, None)
+            call.close()
+
+    def result(self, call: Pass) -> dict[str, Any]:
+        """Return the answer to a run that has come to its end."""
+        out = [call.values[slot] for slot in call.held.resident.part.gives]
+        call.held.used = time.monotonic()
+        self.log(call.plan, call.seconds)
+        return {"status": "OK", "values": out, "seconds": call.seconds}
+
+    def asked(self, client: str, line: Line, plan: str, run: int, names: Any, small: Mapping[int, Any]) -> None:
+        """Begin a run that a client asks for over a line."""
+
+        def answer(reply: dict[str, Any], patience: float = 0.0) -> None:
+            if "values" in reply:
+                reply["values"] = [flat(value) for value in reply["values"]]
+            plain = {name: part.data if isinstance(part, Serialize) else part for name, part in reply.items()}
+            with contextlib.suppress(OSError):  # the client is gone; `serve` notices too
+                line.send((plan, run, plain), patience)
+
+        def straight() -> None:  # a task thread does all of it if it can
+            try:
+                if not call.go(self.wanted):
+                    self.worker.loop.add_callback(rest)
+                    return
+                reply = self.result(call)
+            except BaseException as error:
+                call.held.over.add(run)
+                reply = self.excuse(error)
+            call.close()
+            answer(reply, _PATIENCE)
+
+        async def rest() -> None:
+            try:
+                reply = await self.finish(call, client, begun=True)
+            except Exception as error:
+                reply = self.excuse(error)
+            answer(reply)
+
+        try:
+            call = self.begin(plan, run, unpacked(names), {slot: round_again(value) for slot, value in small.items()})
+        except Exception as error:
+            answer(self.excuse(error))
+        else:
+            self.executor.submit(straight)
+
+    # -- loops -------------------------------------------------------------------------------------------------------
 
     async def loop(self, tell: Callable[..., Any], client: str, plan: str, run: int, course: Any) -> dict[str, Any]:
         """Run a part again and again, until the end."""
-        held = self.plans.get(plan)
-        if held is None:
-            raise Stopped("the plan is not bound here")
+        held = self.held(plan)
         what, leaves, first, speaks = unpacked(course)
-        loop = Loop(held.resident, what, leaves, first)
+        loop = Loop(held, what, leaves, first, plan, run >> BITS, self.peers)
         try:
-            await loop.run(self, held, plan, run >> BITS, tell if speaks else _silence)
+            await loop.run(self.job, self.wanted, tell if speaks else _silence)
         except BaseException as error:
             held.end(run >> BITS, 0, error if isinstance(error, Exception) else Stopped("it was cancelled"))
             raise
@@ -361,28 +354,23 @@ class Replayer:
         self.wind_down(held)
         return {"status": "OK", "number": loop.number, "values": packed(loop.leaves), "seconds": list(loop.each)}
 
-    async def over(self, to: str, plan: str, loop: int, number: int) -> None:
-        """Tell a peer that a loop has ended here."""
-        try:
-            await (await self.peer(to)).write({"plan": plan, "run": (loop << BITS) + number})
-        except (OSError, asyncio.TimeoutError):
-            self.peers.pop(to, None)
+    # -- what stays ----------------------------------------------------------------------------------------------------
 
     async def keep(self, client: str, data: Mapping[Any, Any]) -> None:
         """Make results data that dask knows, wanted by the client."""
         # The scheduler first: told by the worker of a key that it does not know, it would have it deleted.
-        nbytes = {key: sizeof(value) for key, value in data.items()}
+        sizes = {key: sizeof(value) for key, value in data.items()}
         who_has = {key: [self.worker.address] for key in data}
-        await self.worker.scheduler.update_data(who_has=who_has, nbytes=nbytes, client=client)
+        await self.worker.scheduler.update_data(who_has=who_has, nbytes=sizes, client=client)
         self.worker.update_data(data=dict(data))
 
-    def wind_down(self, plan: _Plan) -> None:
+    def wind_down(self, plan: Held) -> None:
         """See to it that a plan that is not used any more lets go of chunks, so that dask may spill or move them."""
         if not plan.resident.watched:
             plan.resident.watched = True
             self.worker.loop.call_later(_IDLE, self._look, plan)
 
-    def _look(self, plan: _Plan) -> None:
+    def _look(self, plan: Held) -> None:
         left = plan.used + _IDLE - time.monotonic()
         if left > 0 or plan.mail:
             self.worker.loop.call_later(max(left, 0.1), self._look, plan)
@@ -398,33 +386,6 @@ class Replayer:
             self.worker.log_event("graphopt", {"plan": plan, "runs": self.quiet, "seconds": seconds})
             self.logged, self.quiet = now, 0
 
-    # -- peers ---------------------------------------------------------------------------------------------------------
-
-    async def send(self, to: str, plan: str, run: int, slots: Sequence[int], values: list[Any]) -> None:
-        """Send values to a peer over a comm that stays open."""
-        message = {"plan": plan, "run": run, "slots": list(slots), "values": packed(values, sum(map(_nbytes, values)))}
-        try:
-            comm = await self.peer(to)
-            comm.allow_offload = not isinstance(message["values"], bytes)  # to find out how large it is takes longer
-            await comm.write(message)
-        except (OSError, asyncio.TimeoutError) as error:
-            self.peers.pop(to, None)
-            raise PeerLost(f"{to}: {error}") from error
-
-    async def peer(self, address: str) -> Any:
-        comm = self.peers.get(address)
-        if isinstance(comm, asyncio.Future):
-            comm = await asyncio.shield(comm)
-        if comm is None or comm.closed():
-            task = self.peers[address] = asyncio.ensure_future(self.connect(address))
-            comm = self.peers[address] = await task
-        return comm
-
-    async def connect(self, address: str) -> Any:
-        comm = await self.worker.rpc.connect(address)
-        await comm.write({"op": HEAR, "peer": self.worker.address, "reply": False})
-        return comm
-
 
 async def _tell(comm: Any, id: int, number: int, leaves: list[Any]) -> None:
     """Tell the client how far a loop is."""
@@ -433,10 +394,6 @@ async def _tell(comm: Any, id: int, number: int, leaves: list[Any]) -> None:
 
 async def _silence(number: int, leaves: list[Any]) -> None:
     pass
-
-
-def _nbytes(value: Any) -> int:
-    return int(getattr(value, "nbytes", 0) or 0)
 
 
 def _without_status(message: Mapping[str, Any]) -> dict[str, Any]:

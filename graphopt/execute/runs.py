@@ -1,0 +1,211 @@
+"""Runs: the runs of a part on a worker: what has come for them from peers, how far they are, and which were given up."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from graphopt.execute.peers import Peers
+from graphopt.execute.resident import Resident
+
+__all__ = ["BITS", "Held", "Mailbox", "Pass", "Stopped"]
+
+#: Runs of a loop are numbered from ``loop << BITS`` on; the runs of calls are below the first.
+BITS = 40
+
+#: How many seconds a task thread waits for peers before it gives itself back, and how often it looks whether it must.
+_PATIENCE, _LOOK = 0.02, 0.001
+
+
+class Stopped(Exception):
+    """A run was given up."""
+
+
+class Mailbox:
+    """What has come from peers for a run, and who waits for it. Filled on the event loop only."""
+
+    __slots__ = ("error", "gate", "slots", "waiter")
+
+    def __init__(self) -> None:
+        self.slots: dict[int, Any] = {}
+        self.waiter: asyncio.Future[None] | None = None
+        self.gate: threading.Lock | None = None  # of a thread that waits
+        self.error: Exception | None = None
+
+    def wake(self) -> None:
+        """Let who waits look again."""
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+        gate, self.gate = self.gate, None
+        if gate is not None:
+            gate.release()
+
+    def found(self, needs: Sequence[int]) -> dict[int, Any] | None:
+        """Return the values of slots; None if some have not come.
+
+        Raises
+        ------
+        Exception
+            If the run was given up: why.
+        """
+        if self.error is not None:
+            raise self.error
+        slots = self.slots
+        return {slot: slots.pop(slot) for slot in needs} if all([slot in slots for slot in needs]) else None
+
+    async def get(self, needs: Sequence[int]) -> dict[int, Any]:
+        """Wait for slots, on the event loop."""
+        while (found := self.found(needs)) is None:
+            self.waiter = asyncio.get_running_loop().create_future()
+            await self.waiter
+        return found
+
+    def wait(self, needs: Sequence[int], wanted: Callable[[], bool]) -> dict[int, Any] | None:
+        """Wait a little for slots, on a task thread; return None if they do not come, or the thread is wanted elsewhere.
+
+        A thread that waited for as long as it takes could be waited for by the very peer that it waits for.
+        """
+        until = time.monotonic() + _PATIENCE
+        while (found := self.found(needs)) is None:
+            gate = threading.Lock()
+            gate.acquire()
+            self.gate = gate
+            if (found := self.found(needs)) is not None:  # it came before there was a gate to open
+                break
+            while not gate.acquire(timeout=_LOOK):
+                if wanted() or time.monotonic() > until:
+                    return None
+        return found
+
+
+class Held:
+    """A part that is bound, and its runs."""
+
+    def __init__(self, resident: Resident, client: str) -> None:
+        self.resident, self.client = resident, client
+        self.mail: dict[int, Mailbox] = {}
+        self.over: set[int] = set()  # runs that were given up: what still comes for them is not for anybody
+        self.ended: dict[int, tuple[int, Exception]] = {}  # loops of which no run from this on will be: why
+        self.used = time.monotonic()
+
+    def mailbox(self, run: int) -> Mailbox:
+        """Return the mailbox of a run."""
+        return self.mail.setdefault(run, Mailbox())
+
+    def stop(self, run: int, error: Exception) -> None:
+        """Make a run give up where it next waits for others."""
+        self.over.add(run)
+        box = self.mail.get(run)
+        if box is not None:
+            box.error = error
+            box.wake()
+
+    def end(self, loop: int, first: int, error: Exception) -> None:
+        """Make the runs of a loop from this on give up."""
+        self.ended[loop] = (first, error)
+        for run, box in list(self.mail.items()):
+            if run >> BITS == loop and run >= (loop << BITS) + first:
+                box.error = error
+                box.wake()
+
+    def given_up(self, run: int) -> Exception | None:
+        """Return why there will be no such run; None if there may be."""
+        first, error = self.ended.get(run >> BITS, (0, None))
+        if error is not None and run >= (run >> BITS << BITS) + first:
+            return error
+        return Stopped("the run was given up before it began") if run in self.over else None
+
+    def check(self, run: int) -> None:
+        """Raise if a run was given up."""
+        if (error := self.given_up(run)) is not None:
+            raise error
+
+    def deliver(self, run: int, values: Mapping[int, Any]) -> None:
+        """Take what a peer sent for a run."""
+        if self.given_up(run) is None:  # a peer may say that a loop has ended before another's share in its last run is here
+            box = self.mailbox(run)
+            box.slots.update(values)
+            box.wake()
+
+    def lose(self, peer: str, error: Exception) -> None:
+        """Make all runs give up that a peer has a share in."""
+        if peer in self.resident.peers:
+            for run in list(self.mail):
+                self.stop(run, error)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for run in list(self.mail):
+            self.stop(run, Stopped("the plan was dropped"))
+            self.end(run >> BITS, 0, Stopped("the plan was dropped"))
+        self.resident.release()
+
+
+class Pass:
+    """One pass through the phases of a part.
+
+    A task thread takes it as far as it can: it waits a little for peers, and sends them what it may. What would keep it is done
+    on the event loop, and then the thread goes on.
+    """
+
+    def __init__(self, held: Held, plan: str, run: int, values: list[Any], bounds: Any, peers: Peers) -> None:
+        held.check(run)
+        self.held, self.plan, self.run, self.peers = held, plan, run, peers
+        self.values, self.bounds = values, bounds
+        self.box = held.mailbox(run)
+        self.phases = held.resident.part.phases
+        self.at = 0
+        self.arrived = self.ran = False
+        self.unsent: list[tuple[Any, tuple[int, ...]]] = []
+        self.seconds = 0.0
+
+    def go(self, wanted: Callable[[], bool]) -> bool:
+        """Go on, on a task thread; return whether the end was reached. ``wanted`` says whether others need the thread."""
+        while self.at < len(self.phases):
+            phase = self.phases[self.at]
+            if not self.ran:
+                if phase.needs and not self.arrived:
+                    found = self.box.wait(phase.needs, wanted)
+                    if found is None:
+                        return False
+                    self.take(found)
+                if phase.levels:
+                    self.seconds += self.held.resident.run(self.at, self.values, self.bounds)
+                if self.box.error is not None:
+                    raise self.box.error
+                self.ran, self.unsent = True, list(phase.sends)
+            while self.unsent:
+                if not self.peers.send_at_once(*self.message()):
+                    return False
+                del self.unsent[0]
+            for slot in phase.drop:
+                self.values[slot] = None
+            self.at += 1
+            self.arrived = self.ran = False
+        return True
+
+    async def help(self) -> None:
+        """Do what kept the thread, on the event loop."""
+        while self.unsent:
+            await self.peers.send(*self.message())
+            del self.unsent[0]
+        if not self.ran:
+            self.take(await self.box.get(self.phases[self.at].needs))
+
+    def message(self) -> tuple[str, str, int, tuple[int, ...], list[Any]]:
+        """Return what is to be sent next, and to whom."""
+        to, slots = self.unsent[0]
+        return str(to), self.plan, self.run, slots, [self.values[slot] for slot in slots]
+
+    def take(self, found: Mapping[int, Any]) -> None:
+        """Put what has come in its slots."""
+        for slot, value in found.items():
+            self.values[slot] = value
+        self.arrived = True
+
+    def close(self) -> None:
+        """Throw the mailbox away."""
+        self.held.mail.pop(self.run, None)
