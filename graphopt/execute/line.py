@@ -60,6 +60,7 @@ class Line:
         self.comm, self.hear, self.gone = comm, hear, gone
         self.loop: IOLoop = comm.stream.io_loop
         self.socket: socket.socket = comm.stream.socket
+        self.secret = isinstance(self.socket, ssl.SSLSocket)
         self.lock = threading.Lock()  # of the socket: with TLS, to read changes what is written
         self.turn = threading.Lock()  # to write
         self.buffer = bytearray()
@@ -77,7 +78,7 @@ class Line:
             If the line is closed, or closes because the other end does not read.
         """
         body = pickle.dumps(message, protocol=5)
-        rest = memoryview(_HEADER.pack(_MAGIC, len(body)) + body)
+        rest = _HEADER.pack(_MAGIC, len(body)) + body
         until = 0.0
         with self.turn:
             while rest:
@@ -85,7 +86,8 @@ class Line:
                     with self.lock:
                         if self.closed:
                             raise OSError("the line is closed")
-                        rest = rest[self.socket.send(rest) :]
+                        sent = self.socket.send(rest)
+                    rest = rest[sent:]
                 except _AGAIN:
                     now = time.monotonic()
                     until = until or now + patience
@@ -104,6 +106,7 @@ class Line:
             try:
                 with self.lock:
                     data = b"" if self.closed else self.socket.recv(_READ)
+                    more = len(data) == _READ or (self.secret and not self.closed and self.socket.pending())  # type: ignore[attr-defined]
             except _AGAIN:
                 break
             except OSError:
@@ -112,6 +115,8 @@ class Line:
                 lost = True
                 break
             self.buffer += data
+            if not more:
+                break
         messages = []
         while len(self.buffer) >= _HEADER.size:
             magic, length = _HEADER.unpack_from(self.buffer)

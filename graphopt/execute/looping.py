@@ -185,7 +185,7 @@ class Loop:
             while not self.done:
                 await job(self.go, wanted)
                 if self.way is not None:
-                    await self.way.help()
+                    await self.way.wait()
                 await self.look_around(tell)
         finally:
             if self.way is not None:

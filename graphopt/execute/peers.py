@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from graphopt.execute.line import GREETING, Line, can_take
@@ -25,10 +26,18 @@ class PeerLost(Exception):
 
 
 class Peers:
-    """The connections of a worker to those that it sends to."""
+    """The connections of a worker to those that it sends to.
 
-    def __init__(self, worker: Any) -> None:
-        self.worker = worker
+    Parameters
+    ----------
+    worker
+        Whose.
+    here
+        Returns what takes values for a worker in this very process; None for others.
+    """
+
+    def __init__(self, worker: Any, here: Callable[[str], Callable[..., None] | None]) -> None:
+        self.worker, self.here = worker, here
         self.comms: dict[str, Any] = {}  # address -> comm, or the future of one
         self.lines: dict[str, Line | None] = {}
         self.opening: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -39,36 +48,42 @@ class Peers:
 
     async def open_to(self, address: str) -> None:
         """Open a line to a peer."""
+        if self.here(address) is not None:
+            return
         async with self.opening[address]:
             known = self.lines.get(address)
             if address not in self.lines or (known is not None and known.closed):
                 with contextlib.suppress(OSError, asyncio.TimeoutError):  # another time, perhaps
                     self.lines[address] = await open_line(self.worker.rpc, address, {"peer": self.worker.address})
 
-    def send_at_once(self, to: str, plan: str, run: int, slots: Sequence[int], values: list[Any]) -> bool:
-        """Send values over a line, on a task thread; return False if they must go through a comm.
+    def send(self, to: str, plan: str, run: int, slots: Sequence[int], values: list[Any]) -> Future[None] | None:
+        """Send values, on a task thread; if that takes the event loop, return the future of its being done.
 
         Raises
         ------
         PeerLost
-            If the line closed.
+            If the peer does not take them.
         """
+        if (deliver := self.here(to)) is not None:
+            deliver(plan, run, slots, values)
+            return None
         line = self.lines.get(to)
         if line is None or nbytes(values) > LARGE:
-            return False
+            loop: Any = self.worker.loop.asyncio_loop
+            return asyncio.run_coroutine_threadsafe(self.send_by_comm(to, plan, run, slots, values), loop)
         try:
             line.send((plan, run, slots, [flat(value) for value in values]), _PATIENCE)
         except OSError as error:
             raise PeerLost(f"{to}: {error}") from error
-        return True
+        return None
 
-    async def send(self, to: str, plan: str, run: int, slots: Sequence[int], values: list[Any]) -> None:
+    async def send_by_comm(self, to: str, plan: str, run: int, slots: Sequence[int], values: list[Any]) -> None:
         """Send values over a comm.
 
         Raises
         ------
         PeerLost
-            If there is nobody to take them.
+            If the peer does not take them.
         """
         message = {"plan": plan, "run": run, "slots": list(slots), "values": packed(values, nbytes(values))}
         try:

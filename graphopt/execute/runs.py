@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from graphopt.execute.peers import Peers
@@ -25,23 +29,20 @@ class Stopped(Exception):
 
 
 class Mailbox:
-    """What has come from peers for a run, and who waits for it. Filled on the event loop only."""
+    """What has come from peers for a run, and who waits for it. May be filled by any thread."""
 
-    __slots__ = ("error", "gate", "slots", "waiter")
+    __slots__ = ("error", "gates", "slots")
 
     def __init__(self) -> None:
         self.slots: dict[int, Any] = {}
-        self.waiter: asyncio.Future[None] | None = None
-        self.gate: threading.Lock | None = None  # of a thread that waits
+        self.gates: deque[Callable[[], Any]] = deque()  # what lets those go on who wait
         self.error: Exception | None = None
 
     def wake(self) -> None:
         """Let who waits look again."""
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-        gate, self.gate = self.gate, None
-        if gate is not None:
-            gate.release()
+        while self.gates:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                self.gates.pop()()
 
     def found(self, needs: Sequence[int]) -> dict[int, Any] | None:
         """Return the values of slots; None if some have not come.
@@ -58,9 +59,13 @@ class Mailbox:
 
     async def get(self, needs: Sequence[int]) -> dict[int, Any]:
         """Wait for slots, on the event loop."""
+        loop = asyncio.get_running_loop()
         while (found := self.found(needs)) is None:
-            self.waiter = asyncio.get_running_loop().create_future()
-            await self.waiter
+            came = asyncio.Event()
+            self.gates.append(functools.partial(loop.call_soon_threadsafe, came.set))
+            if (found := self.found(needs)) is not None:  # it came before there was a gate to open
+                break
+            await came.wait()
         return found
 
     def wait(self, needs: Sequence[int], wanted: Callable[[], bool]) -> dict[int, Any] | None:
@@ -72,7 +77,7 @@ class Mailbox:
         while (found := self.found(needs)) is None:
             gate = threading.Lock()
             gate.acquire()
-            self.gate = gate
+            self.gates.append(gate.release)
             if (found := self.found(needs)) is not None:  # it came before there was a gate to open
                 break
             while not gate.acquire(timeout=_LOOK):
@@ -147,8 +152,7 @@ class Held:
 class Pass:
     """One pass through the phases of a part.
 
-    A task thread takes it as far as it can: it waits a little for peers, and sends them what it may. What would keep it is done
-    on the event loop, and then the thread goes on.
+    A task thread takes it as far as it can, and waits for peers only a little. Then the event loop waits, and a thread goes on.
     """
 
     def __init__(self, held: Held, plan: str, run: int, values: list[Any], bounds: Any, peers: Peers) -> None:
@@ -158,47 +162,41 @@ class Pass:
         self.box = held.mailbox(run)
         self.phases = held.resident.part.phases
         self.at = 0
-        self.arrived = self.ran = False
-        self.unsent: list[tuple[Any, tuple[int, ...]]] = []
+        self.arrived = False
+        self.sending: list[Future[None]] = []
         self.seconds = 0.0
 
     def go(self, wanted: Callable[[], bool]) -> bool:
         """Go on, on a task thread; return whether the end was reached. ``wanted`` says whether others need the thread."""
+        values = self.values
         while self.at < len(self.phases):
             phase = self.phases[self.at]
-            if not self.ran:
-                if phase.needs and not self.arrived:
-                    found = self.box.wait(phase.needs, wanted)
-                    if found is None:
-                        return False
-                    self.take(found)
-                if phase.levels:
-                    self.seconds += self.held.resident.run(self.at, self.values, self.bounds)
-                if self.box.error is not None:
-                    raise self.box.error
-                self.ran, self.unsent = True, list(phase.sends)
-            while self.unsent:
-                if not self.peers.send_at_once(*self.message()):
+            if phase.needs and not self.arrived:
+                found = self.box.wait(phase.needs, wanted)
+                if found is None:
                     return False
-                del self.unsent[0]
+                self.take(found)
+            if phase.levels:
+                self.seconds += self.held.resident.run(self.at, values, self.bounds)
+            if self.box.error is not None:
+                raise self.box.error
+            for to, slots in phase.sends:
+                sending = self.peers.send(str(to), self.plan, self.run, slots, [values[slot] for slot in slots])
+                if sending is not None:
+                    self.sending.append(sending)
             for slot in phase.drop:
-                self.values[slot] = None
+                values[slot] = None
             self.at += 1
-            self.arrived = self.ran = False
-        return True
+            self.arrived = False
+        return all([sending.done() and sending.result() is None for sending in self.sending])
 
-    async def help(self) -> None:
-        """Do what kept the thread, on the event loop."""
-        while self.unsent:
-            await self.peers.send(*self.message())
-            del self.unsent[0]
-        if not self.ran:
+    async def wait(self) -> None:
+        """Wait for what kept the thread, on the event loop."""
+        if self.at < len(self.phases):
             self.take(await self.box.get(self.phases[self.at].needs))
-
-    def message(self) -> tuple[str, str, int, tuple[int, ...], list[Any]]:
-        """Return what is to be sent next, and to whom."""
-        to, slots = self.unsent[0]
-        return str(to), self.plan, self.run, slots, [self.values[slot] for slot in slots]
+        else:
+            for sending in self.sending:
+                await asyncio.wrap_future(sending)
 
     def take(self, found: Mapping[int, Any]) -> None:
         """Put what has come in its slots."""

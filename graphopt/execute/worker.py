@@ -15,6 +15,7 @@ import contextlib
 import functools
 import logging
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -80,7 +81,8 @@ class Replayer:
     def __init__(self, worker: Any) -> None:
         self.worker = worker
         self.plans: dict[str, Held] = {}
-        self.peers = Peers(worker)
+        self.peers = Peers(worker, _here)
+        _HERE[worker.address] = self
         self.lines: set[Line] = set()
         self.logged, self.quiet = 0.0, 0
         self.closed = False
@@ -190,6 +192,9 @@ class Replayer:
         for name in list(self.plans):
             self.drop(name)
         self.peers.close()
+        _HERE.pop(self.worker.address, None)
+        for other in list(_HERE.values()):
+            other.worker.loop.add_callback(other.lose, self.worker.address)
         for line in list(self.lines):
             line.close()
 
@@ -284,7 +289,7 @@ class Replayer:
         """Take a run to its end; ``begun`` says that a task thread has got stuck with it."""
         try:
             while begun or not await self.job(call.go, self.wanted):
-                await call.help()
+                await call.wait()
                 begun = False
             if kept:
                 await self.keep(client, call.held.resident.kept(kept, call.values))
@@ -385,6 +390,16 @@ class Replayer:
         if now - self.logged > 0.5:
             self.worker.log_event("graphopt", {"plan": plan, "runs": self.quiet, "seconds": seconds})
             self.logged, self.quiet = now, 0
+
+
+#: The workers of this process, by address.
+_HERE: weakref.WeakValueDictionary[str, Replayer] = weakref.WeakValueDictionary()
+
+
+def _here(address: str) -> Callable[..., None] | None:
+    """Return what takes values for a worker of this process; None for others."""
+    found = _HERE.get(address)
+    return None if found is None else found.deliver
 
 
 async def _tell(comm: Any, id: int, number: int, leaves: list[Any]) -> None:
