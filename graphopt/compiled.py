@@ -210,18 +210,12 @@ class Compiled:
         """Replay a call on the workers of a cluster; where that cannot be, let dask run it."""
         reason = why_not(client)
         if reason is None:
-            from graphopt.execute.distributed import Unreachable
-
             ready = self._find(arguments, structure, client)
             remote = ready.on(client, self._policy.parallelism)
             before = remote.retries
-            try:
-                numbers = ready.plan.numbers(arguments)
-                values = remote(arguments, numbers)
-                self._count(on_cluster=1, retries=remote.retries - before)
-                return _results(ready.plan, values, arguments, remote)
-            except Unreachable as error:
-                reason = str(error)
+            values = remote(arguments, ready.plan.numbers(arguments))
+            self._count(on_cluster=1, retries=remote.retries - before)
+            return _results(ready.plan, values, arguments, remote)
         say_once(reason)
         self._count(by_dask=1)
         return by_dask(self._fn, args, kwargs, self._policy)

@@ -94,6 +94,11 @@ class Partition:
     places: Mapping[int, Worker]  # of what is asked for: who hands it back, or keeps it
 
     @property
+    def lanes(self) -> dict[str, int]:
+        """How many kernel calls a run makes on each worker."""
+        return {str(worker): part.lanes for worker, part in self.parts.items()}
+
+    @property
     def messages(self) -> int:
         """How many messages the workers send each other in a run."""
         return sum(part.messages for part in self.parts.values())

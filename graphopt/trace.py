@@ -78,6 +78,11 @@ class Result:
     keys: tuple[Key, ...] = ()
     small: bool = False
 
+    @property
+    def stays(self) -> bool:
+        """Whether it is a chunked array, and stays where its blocks are made."""
+        return self.kind == "array" and not self.small
+
 
 @dataclass(frozen=True, slots=True)
 class Trace:

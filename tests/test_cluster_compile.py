@@ -11,7 +11,6 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import dask.array as da
 import distributed
 import numpy as np
 import pytest
+from on_cluster import PATIENCE, A, counts, exact, on_workers, remote, there, wait_until
 from oracle import close
 
 import graphopt as go
@@ -30,53 +30,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 from iterative import SMALL
 
 pytestmark = pytest.mark.timeout(90)
-
-A = np.random.default_rng(0).normal(size=(24, 3))
-PATIENCE = 20
-
-
-def exact(fn: Callable[..., Any], **options: Any) -> Any:
-    """Compile without loops, which take a moment to compile."""
-    return go.compile(fn, exact=True, **options)
-
-
-def there(client: distributed.Client, array: Any) -> Any:
-    """Put the blocks of an array on the workers by turns."""
-    workers = sorted(client.scheduler_info()["workers"])
-    turn = {key: i for i, key in enumerate(dask.core.flatten(array.__dask_keys__()))}
-    with dask.annotate(workers=lambda key: [workers[turn.get(key, 0) % len(workers)]], allow_other_workers=False):
-        array = client.persist(array, optimize_graph=False)
-    distributed.wait(array, timeout=PATIENCE)
-    return array
-
-
-def on_workers(client: distributed.Client, value: Any) -> Any:
-    """Put a chunked array on the workers; leave the rest."""
-    if not isinstance(value, da.Array):
-        return value
-    with dask.config.set(scheduler="sync"):
-        whole = value.compute() if value._meta is None or isinstance(value._meta, np.ndarray) else None
-    if whole is not None:
-        return there(client, da.from_array(whole, chunks=value.chunks))
-    return there(client, value)
-
-
-def remote(step: Any) -> Any:
-    """Return the plan on the cluster of a compiled function that has one."""
-    (ready,) = step._ready.values()
-    (found,) = ready.remotes.values()
-    return found
-
-
-def counts(step: Any) -> tuple[int, int, int]:
-    return step.stats.on_cluster, step.stats.by_dask, step.stats.retries
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < deadline, "it never came to be"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -381,20 +381,6 @@ def test_an_input_that_is_not_ready_is_waited_for(client: distributed.Client, st
 # -- what may not be done ------------------------------------------------------------------------------------------------
 
 
-def test_workers_that_refuse_leave_it_to_dask(step: Any) -> None:
-    with dask.config.set({"distributed.worker.blocked-handlers": ["graphopt-serve"]}), cluster_of(2) as client:
-        X, whole = made(client)
-        for i in range(2):
-            assert right(step, X, whole, i)
-        assert step.stats.on_cluster == 0
-        assert step.stats.by_dask == 2
-        power = go.compile(lambda v, X: X.T.dot(X.dot(v)) / ROWS, exact=True)
-        expected = np.ones(COLUMNS)
-        for _ in range(3):
-            expected = whole.T @ (whole @ expected) / ROWS
-        assert close(go.iterate(power, np.ones(COLUMNS), X, max_iter=3), expected)
-
-
 def test_a_worker_that_was_never_taught_is(client: distributed.Client, step: Any) -> None:
     X, whole = made(client)
     assert right(step, X, whole)

@@ -12,7 +12,6 @@ import itertools
 import logging
 import threading
 import time
-import uuid
 import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
@@ -26,31 +25,20 @@ from distributed.protocol import pickle
 from graphopt.execute.line import Line
 from graphopt.execute.packing import round_again
 from graphopt.execute.peers import open_line
+from graphopt.execute.places import Lost, Places, deadline
 from graphopt.execute.worker import SERVE, ReplayPlugin
 
-__all__ = ["Channel", "Lost", "Network", "Unreachable", "network_of"]
+__all__ = ["Channel", "Network", "Unreachable", "network_of"]
 
 logger = logging.getLogger("distributed.graphopt")
+_warnings = logging.getLogger("graphopt")
 
 #: How many seconds an attempt to connect may take before the scheduler is asked whether the worker is still there.
 _ATTEMPT = 1.0
 
 
-class Lost(Exception):
-    """A run that cannot go on as it was bound: a worker, a peer or a block is gone."""
-
-    def __init__(self, why: str, keys: Any = ()) -> None:
-        super().__init__(why)
-        self.keys = list(keys)
-
-
 class Unreachable(Exception):
     """A worker that is there, but that the client may not talk to."""
-
-
-def deadline() -> float:
-    """Return how many seconds a worker may be silent."""
-    return float(parse_timedelta(config.get("graphopt.deadline", "5 minutes")))
 
 
 class Channel:
@@ -150,10 +138,8 @@ class Network:
         self.known: set[str] = set()  # workers that have answered
         self.installed = False
         self.calling = threading.Lock()  # held by the thread that reads the lines
-        #: Where blocks are: by the name of an array its graph, the workers, and the keys unless they are dask's own.
-        self.places: dict[str, tuple[Any, tuple[str, ...], Any]] = {}
-        #: Arrays whose blocks were in this process: their graphs, and the names and futures of the blocks on the workers.
-        self.copies: dict[str, tuple[Any, str, list[Any]]] = {}
+        self.places = Places(client)
+        self.refused = ""  # why the workers cannot be talked to, should that be so
 
     @property
     def client(self) -> Any:
@@ -163,46 +149,19 @@ class Network:
     def install(self) -> None:
         """Teach all workers to replay, those to come too. May be called from any thread but the event loop's."""
         if not self.installed:
-            with contextlib.suppress(OSError):  # a worker is just dying; the others are taught when they are first asked
+            try:
                 self.client.register_plugin(ReplayPlugin())
+            except OSError:  # a worker is just dying; the others are taught when they are first asked
+                pass
+            except ValueError as error:
+                self.refuse(f"the scheduler does not take plugins: {error}")
             self.installed = True
 
-    def note(self, array: Any, homes: tuple[str, ...], keys: Any = None) -> None:
-        """Remember where the blocks of an array are, for as long as it lives. May be called from any thread."""
-        places, name = self.places, array.name
-
-        def forget(gone: Any) -> None:
-            known = places.get(name)
-            if known is not None and known[0] is gone:
-                places.pop(name, None)
-
-        places[name] = (weakref.ref(array.dask, forget), homes, keys)
-
-    async def sent(self, array: Any, indices: list[Any], blocks: Sequence[Any], workers: list[str]) -> tuple[str, list[Any]]:
-        """Send the blocks of an array that is in this process to the workers, once, neighbours to the same.
-
-        They stay there for as long as the array lives.
-        """
-        known = self.copies.get(array.name)
-        if known is not None and known[0]() is array.dask and all([future.status == "finished" for future in known[2]]):
-            return known[1], known[2]
-        name, copies, mine = f"graphopt-copy-{uuid.uuid4().hex}", self.copies, array.name
-        futures: list[Any] = []
-        workers = sorted(workers)
-        for number, worker in enumerate(workers):
-            first, last = (len(blocks) * i // len(workers) for i in (number, number + 1))
-            data = {(name, *index): block for index, block in zip(indices[first:last], blocks[first:last], strict=True)}
-            if data:
-                found = await self.client.scatter(data, workers=[worker], direct=True)
-                futures += [found[key] for key in data]
-
-        def forget(gone: Any) -> None:
-            known = copies.get(mine)
-            if known is not None and known[0] is gone:
-                copies.pop(mine, None)
-
-        copies[mine] = (weakref.ref(array.dask, forget), name, futures)
-        return name, futures
+    def refuse(self, why: str) -> None:
+        """Note that the workers cannot be talked to."""
+        if not self.refused:
+            self.refused = why
+            _warnings.warning("graphopt: calls go to the workers as ordinary tasks, which takes longer: %s", why)
 
     async def channel(self, address: str) -> Channel:
         """Return the channel to a worker, opened where there is none.
@@ -217,6 +176,8 @@ class Network:
         found = self.channels.get(address)
         if found is not None and not found.closed:
             return found
+        if self.refused:
+            raise Unreachable(self.refused)
         if address not in self.opening:
             self.opening[address] = asyncio.ensure_future(self.open(address))
             self.opening[address].add_done_callback(lambda _: self.opening.pop(address, None))
@@ -246,7 +207,8 @@ class Network:
                 raise Unreachable(why)  # it may be well, and only out of our reach
         if not isinstance(hello, dict) or "hello" not in hello:
             comm.abort()
-            raise Unreachable(f"the worker {address} does not take part: {hello!r:.200}")
+            said = hello.get("exception_text", hello) if isinstance(hello, dict) else hello
+            raise Unreachable(f"the worker {address} does not take part: {said}")
         self.known.add(address)
         comm.allow_offload = False  # to find out how large a message is takes longer than most of them
         channel = self.channels[address] = Channel(address, comm)

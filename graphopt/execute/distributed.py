@@ -16,22 +16,25 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import time
 import uuid
 import weakref
+from asyncio import CancelledError
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from distributed import Future
+from distributed.client import FutureCancelledError
 
-from graphopt.execute.channel import Lost, Unreachable, deadline, network_of
+from graphopt.execute.channel import Unreachable, network_of
 from graphopt.execute.packing import LARGE, flat, nbytes, packed, unpacked
-from graphopt.execute.resident import Binding, pickled
-from graphopt.partition import partition
+from graphopt.execute.places import Lost, deadline
+from graphopt.execute.resident import pickled
+from graphopt.execute.shares import Shares
+from graphopt.execute.tasks import Tasks
 from graphopt.parts import Partition
 from graphopt.plan import Plan
-from graphopt.trace import Argument, is_future
+from graphopt.trace import Argument
 from graphopt.types import ClusterError
 
 __all__ = ["Remote", "Unreachable"]
@@ -74,7 +77,8 @@ class Remote:
 
     def __init__(self, plan: Plan, client: Any, *, exact: bool, memory: int | None, threads: int | None) -> None:
         self.plan, self.network = plan, network_of(client)
-        self.exact, self.memory, self.threads = exact, memory, threads
+        self.shares = Shares(plan, exact=exact, memory=memory, threads=threads)
+        self.tasks = Tasks(self.shares, self.network)
         self.bounds: OrderedDict[Any, _Bound] = OrderedDict()
         self.held: dict[str, list[str]] = {}  # worker -> names of what is bound there
         self.binding = asyncio.Lock()
@@ -83,19 +87,6 @@ class Remote:
         self.seconds: dict[str, float] = {}  # of the last call, by worker
         self.paces: list[float] = []  # of the slowest worker, in the last iterations of a loop
         weakref.finalize(self, self.network.drop, self.held)
-        kinds = plan.trace.kinds
-        self.small = tuple([(slot, place) for slot, place, _ in plan.blocks if kinds[place] == "array"])
-        self.chunks = {slot: (place, block) for slot, place, block in plan.blocks if kinds[place] == "chunked"}
-        self.fixed = _fixed(plan)
-        self.index: dict[int, list[tuple[int, ...]]] = {}  # of the blocks of an argument, by its place
-        self.keeps: dict[int, list[tuple[int, int]]] = {}  # slot -> results, and places in them
-        self.results: set[int] = set()
-        for number, (result, slots) in enumerate(zip(plan.trace.results, plan.results, strict=True)):
-            if result.kind == "array" and not result.small:
-                for place, slot in enumerate(slots):
-                    self.keeps.setdefault(slot, []).append((number, place))
-            elif result.keys:
-                self.results.update(slots)
 
     def __call__(self, arguments: Sequence[Argument], numbers: Mapping[int, Any]) -> list[Any]:
         """Run the plan once; return the values of all slots that are asked for, blocks that stay on workers as futures.
@@ -104,30 +95,34 @@ class Remote:
         ------
         ClusterError
             If an input is lost for good.
-        Unreachable
-            If the workers cannot be talked to.
         """
-        self.network.install()
-        if self.network.calling.acquire(blocking=False):
-            try:
-                values = self.at_once(arguments, numbers)
-            finally:
-                self.network.calling.release()
-            if values is not None:
-                return values
-        return self.network.client.sync(self.call, arguments, numbers, asynchronous=False)  # type: ignore[no-any-return]
+        network = self.network
+        network.install()
+        try:
+            if not network.refused and network.calling.acquire(blocking=False):
+                try:
+                    values = self.at_once(arguments, numbers)
+                finally:
+                    network.calling.release()
+                if values is not None:
+                    return values
+            if not network.refused:
+                return network.client.sync(self.call, arguments, numbers, asynchronous=False)  # type: ignore[no-any-return]
+        except Unreachable as error:
+            network.refuse(str(error))
+        return network.client.sync(self.by_tasks, arguments, numbers, asynchronous=False)  # type: ignore[no-any-return]
 
     def at_once(self, arguments: Sequence[Argument], numbers: Mapping[int, Any]) -> list[Any] | None:
         """Run the plan over lines, on the thread of the caller; return None if that cannot be, or was lost.
 
         Only what everything is ready for can be done so: no result stays, all is bound, and all is small.
         """
-        found = None if self.keeps or self.large else self.known(arguments)
+        found = None if self.shares.keeps or self.large else self.known(arguments)
         lines = None if found is None else self.network.lines(found[0].workers)
         if found is None or lines is None:
             return None
         bound, names = found
-        given = {**{slot: arguments[place].value for slot, place in self.small}, **numbers}
+        given = self.shares.given(arguments, numbers)
         if nbytes(given.values()) > LARGE:
             return None
         called = names if all([type(name) is str for name in names.values()]) else packed(names)
@@ -161,85 +156,28 @@ class Remote:
             await self.recover(bound, why, attempt)
         raise ClusterError(f"The call was begun {_TRIES} times and never finished. The last time: {why}") from why
 
+    async def by_tasks(self, arguments: Sequence[Argument], numbers: Mapping[int, Any]) -> list[Any]:
+        """Run the plan once by ordinary tasks, on the event loop of the client."""
+        for attempt in range(_TRIES):
+            try:
+                parts, values, made, kept = await self.tasks.call(arguments, numbers)
+            except (CancelledError, FutureCancelledError) as error:
+                why = Lost(str(error))
+            else:
+                self.plan.observed.places = parts.lanes
+                self.take(parts, made, values, kept)
+                return values
+            self.tasks.close()
+            await self.recover(None, why, attempt)
+        raise ClusterError(f"The call was begun {_TRIES} times and never finished. The last time: {why}") from why
+
     async def recover(self, bound: _Bound | None, lost: Exception, attempt: int) -> None:
         """Forget where things were, before the next attempt."""
         logger.info("graphopt: what was begun starts over: %s", lost)
         self.retries += 1
         self.unbind(bound)
-        self.network.places.clear()
+        self.network.places.known.clear()
         await asyncio.sleep(min(0.02 * 2**attempt, 1.0))
-
-    # -- where things are ----------------------------------------------------------------------------------------------
-
-    def located(self, array: Any) -> tuple[tuple[str, ...], Any] | None:
-        """Return what `locate` does if it is known; None if it is not."""
-        known = self.network.places.get(array.name)
-        return known[1:] if known is not None and known[0]() is array.dask else None
-
-    async def locate(self, argument: Argument) -> tuple[tuple[str, ...], Any]:
-        """Return the workers that have the blocks of an argument, in order, and their keys unless those are dask's own.
-
-        Instead of the keys it may be a name that takes the place of the array's in them.
-        """
-        array = argument.value
-        if (known := self.located(array)) is not None:
-            return known
-        if not argument.remote:
-            name, futures = await self.network.sent(array, _indices(array), argument.blocks, await self.running())
-            homes = await self.find(argument.name, futures)
-            self.network.note(array, homes, name)
-            return homes, name
-        homes = await self.find(argument.name, argument.blocks)
-        keys = [future.key for future in argument.blocks]
-        explicit = None if keys == [(array.name, *index) for index in _indices(array)] else keys
-        self.network.note(array, homes, explicit)
-        return homes, explicit
-
-    async def find(self, name: str, futures: Sequence[Any]) -> tuple[str, ...]:
-        """Wait for futures and say where they are.
-
-        Raises
-        ------
-        ClusterError
-            If one is lost for good.
-        """
-        client = self.network.client
-        until = time.monotonic() + deadline()
-        keys = [future.key for future in futures]
-        while True:
-            for future in futures:
-                if future.status == "cancelled":
-                    raise ClusterError(
-                        f"The input {name!r} is lost: its block {future.key!r} was cancelled, or was on a worker that is gone "
-                        "and dask does not know how to compute it again. Persist it anew."
-                    )
-                if future.status == "error":
-                    raise await future.exception()
-            if any([future.status == "pending" for future in futures]):  # dask is at it
-                await asyncio.sleep(0.02)
-                until = time.monotonic() + deadline()
-                continue
-            has: Any = await client.scheduler.who_has(keys=keys)
-            there = await client.scheduler.ncores_running()
-            homes = [_chosen(has[key], there) for key in keys]
-            if all(homes):
-                return tuple(homes)
-            gone = [key for key, home in zip(keys, homes, strict=True) if not home]
-            states: Any = await client.scheduler.get_task_status(keys=gone)
-            for key in gone:
-                if states[key] in (None, "forgotten"):
-                    raise ClusterError(
-                        f"The input {name!r} is lost: no worker has its block {key!r}, and dask does not know how to compute "
-                        "it again. Persist it anew."
-                    )
-            if time.monotonic() > until:
-                raise ClusterError(
-                    f"The input {name!r} is lost: no worker has its block {gone[0]!r}, and dask did not compute it again "
-                    "within the deadline (graphopt.deadline in dask's configuration). Persist it anew."
-                )
-            if any([states[key] == "processing" for key in gone]):
-                until = time.monotonic() + deadline()
-            await asyncio.sleep(0.05)
 
     # -- binding -------------------------------------------------------------------------------------------------------
 
@@ -249,7 +187,7 @@ class Remote:
         names: dict[int, Any] = {}
         for place, argument in enumerate(arguments):
             if argument.kind == "chunked":
-                found = self.located(argument.value)
+                found = self.network.places.located(argument.value)
                 if found is None:
                     return None
                 homes.append(found[0])
@@ -264,12 +202,13 @@ class Remote:
         """
         homes: dict[int, tuple[str, ...]] = {}
         names: dict[int, Any] = {}
+        if not all([argument.remote for argument in arguments if argument.kind == "chunked"]):
+            for worker in await self.network.places.running():  # they are about to be sent blocks
+                await self.network.channel(worker)
         for place, argument in enumerate(arguments):
             if argument.kind == "chunked":
-                homes[place], keys = await self.locate(argument)
+                homes[place], keys = await self.network.places.locate(argument)
                 names[place] = argument.value.name if keys is None else keys
-                if place not in self.index:
-                    self.index[place] = _indices(argument.value)
         what = (everywhere, *homes.values())
         bound = self.bounds.get(what)
         if bound is None:
@@ -288,70 +227,25 @@ class Remote:
         """Return names, or where keys have none, the keys by slot."""
         for place, name in names.items():
             if not isinstance(name, str):
-                names[place] = {slot: name[block] for slot, (at, block) in self.chunks.items() if at == place}
+                names[place] = {slot: name[block] for slot, (at, block) in self.shares.chunks.items() if at == place}
         return names
 
     async def bind_to(self, homes: Mapping[int, tuple[str, ...]], arguments: Sequence[Argument], everywhere: bool) -> _Bound:
         """Divide the plan among the workers by where the blocks are, and send each its part."""
-        home: dict[int, Any] = {slot: homes[place][block] for slot, (place, block) in self.chunks.items()}
-        if self.fixed:
-            found = await self.find("what the function refers to", list(self.fixed.values()))
-            home.update(zip(self.fixed, found, strict=True))
-        # Workers without blocks have nothing to do in a loop, but to make what is still to be made.
-        there = set(home.values())
-        workers = sorted(there if everywhere and there else {*there, *await self.running()})
-        first = min(workers, key=lambda worker: (-sum(at == worker for at in home.values()), worker))
-        workers.remove(first)
-        parts = partition(
-            self.plan.schedule,
-            home,
-            [first, *workers],
-            small=[*[slot for slot, _ in self.small], *[slot for slot, _ in self.plan.schedule.scalars]],
-            results=self.results,
-            keeps=self.keeps.keys(),
-            everywhere=everywhere,
-            sizes={slot: _nbytes(arguments[place].value, index) for slot, (place, index) in self.chunks.items()},
-        )
+        parts = await self.shares.divide(homes, arguments, self.network.places, everywhere)
         bound = _Bound(uuid.uuid4().hex, parts)
         asked = {}
         try:
             for worker in bound.workers:
                 channel = await self.network.channel(worker)
                 self.held.setdefault(worker, []).append(bound.name)
-                asked[worker] = await channel.ask("bind", plan=bound.name, part=pickled(self.for_worker(parts, worker)))
+                asked[worker] = await channel.ask("bind", plan=bound.name, part=pickled(self.shares.of(parts, worker)))
             await self.network.answers(asked)
         except BaseException:
             self.unbind(bound)
             raise
-        self.plan.observed.places = {str(worker): part.lanes for worker, part in parts.parts.items()}
+        self.plan.observed.places = parts.lanes
         return bound
-
-    async def running(self) -> list[str]:
-        """Wait for workers, and return those that take work."""
-        until = time.monotonic() + deadline()
-        while not (there := await self.network.client.scheduler.ncores_running()):
-            if time.monotonic() > until:
-                raise ClusterError("The cluster has no workers.")
-            await asyncio.sleep(0.1)
-        return list(there)
-
-    def for_worker(self, parts: Partition, worker: str) -> Binding:
-        """Return what a worker is sent."""
-        part, chunks = parts.parts[worker], self.chunks
-        return Binding(
-            part,
-            {slot: (chunks[slot][0], self.index[chunks[slot][0]][chunks[slot][1]]) for slot in part.chunks if slot in chunks},
-            {slot: self.fixed[slot].key for slot in part.chunks if slot in self.fixed},
-            {slot: tuple([(n, self.result_index(n)[i]) for n, i in self.keeps[slot]]) for slot in part.keeps},
-            tuple([str(other) for other in parts.parts if other != worker]),
-            self.exact,
-            self.memory,
-            self.threads,
-        )
-
-    def result_index(self, number: int) -> list[tuple[int, ...]]:
-        """Return the places of the blocks of a result, in order."""
-        return _indices(self.plan.trace.results[number].value)
 
     def unbind(self, bound: _Bound | None) -> None:
         """Let workers drop a binding."""
@@ -368,11 +262,14 @@ class Remote:
         """Let workers drop all bindings."""
         for bound in list(self.bounds.values()):
             self.unbind(bound)
+        self.tasks.close()
 
     def info(self) -> dict[str, Any]:
         """Ask the workers what they hold of this plan."""
         names = [bound.name for bound in self.bounds.values()]
         client = self.network.client
+        if client is not None and client.status == "running" and self.tasks.held:
+            return client.sync(self.tasks.info, asynchronous=False)  # type: ignore[no-any-return]
         if client is None or client.status != "running" or not names:
             return {}
         found = client.sync(self.network.info, names, asynchronous=False)
@@ -385,9 +282,9 @@ class Remote:
     ) -> list[Any]:
         """Send the small arguments, and collect the small results."""
         number = next(bound.runs)
-        made = [f"graphopt-{uuid.uuid4().hex}" if _stays(result) else None for result in self.plan.trace.results]
-        small = {**{slot: arguments[place].value for slot, place in self.small}, **numbers}
-        given = packed((dict(names), small, made if self.keeps else None), nbytes(small.values()))
+        made = [f"graphopt-{uuid.uuid4().hex}" if result.stays else None for result in self.plan.trace.results]
+        small = self.shares.given(arguments, numbers)
+        given = packed((dict(names), small, made if self.shares.keeps else None), nbytes(small.values()))
         asked: dict[str, Any] = {}
         try:
             for worker in bound.workers:
@@ -398,7 +295,7 @@ class Remote:
             await self.give_up(bound, number, made)
             raise
         values = self.collect(bound, answers)
-        self.take(bound, made, values)
+        self.take(bound.partition, made, values)
         return values
 
     def collect(self, bound: _Bound, answers: Mapping[str, Any]) -> list[Any]:
@@ -421,15 +318,18 @@ class Remote:
             if channel is not None:
                 await channel.tell("stop", plan=bound.name, run=number)
         client = self.network.client
-        keys = [(name, *index) for n, name in enumerate(made) if name is not None for index in self.result_index(n)]
+        keys = [(name, *index) for n, name in enumerate(made) if name is not None for index in self.shares.result_index(n)]
         if keys and client.status == "running":
             client._send_to_scheduler({"op": "client-releases-keys", "keys": keys, "client": client.id})
 
-    def take(self, bound: _Bound, made: Sequence[str | None], values: list[Any]) -> None:
-        """Put the names of results that stay on the workers, and where their blocks are, in the slots of their blocks."""
-        for slot, results in self.keeps.items():
-            small = values[slot]
-            values[slot] = _Kept(small, str(bound.partition.places[slot]), {number: made[number] for number, _ in results})
+    def take(self, parts: Partition, made: Sequence[str | None], values: list[Any], futures: Sequence[Any] = ()) -> None:
+        """Put the names of results that stay on the workers, and where their blocks are, in the slots of their blocks.
+
+        ``futures`` are what keeps the blocks there until there are others.
+        """
+        for slot, results in self.shares.keeps.items():
+            names = {number: made[number] for number, _ in results}
+            values[slot] = _Kept(values[slot], str(parts.places[slot]), names, futures)
 
     def value(self, values: Sequence[Any], slot: int) -> Any:
         """Return a small result."""
@@ -441,59 +341,18 @@ class Remote:
         client, result = self.network.client, self.plan.trace.results[number]
         kept = [values[slot] for slot in self.plan.results[number]]
         name = kept[0].names[number]
-        indices = self.result_index(number)
-        blocks: list[Any] = [Future((name, *index), client, state="memory") for index in indices]  # type: ignore[arg-type]
+        found = self.shares.result_index(number)
+        blocks: list[Any] = [Future((name, *index), client, state="memory") for index in found]  # type: ignore[arg-type]
         array = make(result, blocks, name)
         homes = tuple([each.worker for each in kept])
-        self.network.note(array, homes)
+        self.network.places.note(array, homes)
         return array
 
 
 class _Kept:
     """What is known of a block that stayed where it was made."""
 
-    __slots__ = ("names", "small", "worker")
+    __slots__ = ("futures", "names", "small", "worker")
 
-    def __init__(self, small: Any, worker: str, names: dict[int, str | None]) -> None:
-        self.small, self.worker, self.names = small, worker, names
-
-
-def _stays(result: Any) -> bool:
-    return result.kind == "array" and not result.small
-
-
-def _fixed(plan: Plan) -> dict[int, Any]:
-    """Return the futures that the function itself refers to, or that are part of lazy arguments, by slot."""
-    given = {slot for slot, _, _ in plan.blocks}
-    written = {slot for level in plan.levels for group in level.groups for lane in group.lanes for slot in lane.writes}
-    template = plan.schedule.template
-    out = {}
-    for key, slot in plan.schedule.slots.items():
-        if slot not in given and slot not in written and template[slot] is None and key in plan.trace.graph:
-            value: Any = plan.trace.graph[key]
-            if is_future(value):
-                out[slot] = value
-    return out
-
-
-def _indices(array: Any) -> list[tuple[int, ...]]:
-    from numpy import ndindex
-
-    return list(ndindex(*array.numblocks))
-
-
-def _nbytes(array: Any, block: int) -> int:
-    """Return about how large a block is."""
-    from numpy import unravel_index
-
-    index = unravel_index(block, array.numblocks) if array.ndim else ()
-    size = array.dtype.itemsize
-    for sizes, i in zip(array.chunks, index, strict=True):
-        size *= sizes[i]
-    return int(size) if size == size else 1
-
-
-def _chosen(workers: Iterable[str], there: Iterable[str]) -> str:
-    """Return one of the workers that have a block, such as are running first; "" if nobody has it."""
-    mine = sorted(workers)
-    return next((worker for worker in mine if worker in there), mine[0] if mine else "")
+    def __init__(self, small: Any, worker: str, names: dict[int, str | None], futures: Sequence[Any]) -> None:
+        self.small, self.worker, self.names, self.futures = small, worker, names, futures

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graphopt.execute.channel import Lost
 from graphopt.execute.distributed import Remote
 from graphopt.execute.looping import Course
 from graphopt.execute.packing import unpacked
+from graphopt.execute.places import Lost
 from graphopt.execute.resident import pickled
 from graphopt.execute.runs import BITS
 from graphopt.formula import formula_of
@@ -34,7 +34,7 @@ def can_loop(remote: Remote, state: Sequence[int], arguments: Sequence[Argument]
     results = remote.plan.trace.results
     kinds = [arguments[place].kind for place in state]
     return (
-        not remote.keeps
+        not remote.shares.keeps
         and len(results) == len(kinds)
         and all([kind in ("array", "number") for kind in kinds])
         and all([result.kind in ("array", "number", "constant") for result in results])
@@ -90,7 +90,7 @@ class Iteration:
         small = {place: argument.value for place, argument in enumerate(self.arguments) if argument.kind in ("array", "number")}
         return Course(
             dict(names),
-            dict(self.remote.small),
+            dict(self.remote.shares.small),
             {slot: formula_of(scalar) for slot, scalar in plan.schedule.scalars},
             small,
             tuple(self.state),
