@@ -34,11 +34,10 @@ pytestmark = [pytest.mark.timeout(90), pytest.mark.slow]
 def cluster_of(where: str, handlers: list[str], workers: int = 2) -> Iterator[distributed.Client]:
     """Start a cluster where something refuses to do something."""
     options: Any = {"threads_per_worker": 1, "silence_logs": 60, **QUIET}
-    with (
-        dask.config.set({f"distributed.{where}.blocked-handlers": handlers, "distributed.scheduler.allowed-failures": 10}),
-        distributed.LocalCluster(n_workers=workers, **options) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    # Only until it is started: the cluster that all tests share may be started while this one is there.
+    with dask.config.set({f"distributed.{where}.blocked-handlers": handlers, "distributed.scheduler.allowed-failures": 10}):
+        cluster = distributed.LocalCluster(n_workers=workers, **options)
+    with cluster, distributed.Client(cluster) as client:
         yield client
 
 
