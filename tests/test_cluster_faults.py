@@ -9,9 +9,13 @@ import contextlib
 import gc
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -376,6 +380,86 @@ def test_an_input_that_is_not_ready_is_waited_for(client: distributed.Client, st
     X = da.random.default_rng(0).random((ROWS, COLUMNS), chunks=(CHUNK, COLUMNS))
     whole = X.compute(scheduler="sync")
     assert right(step, client.persist(X.map_blocks(slowly, 0.2, dtype=float)), whole)
+
+
+# -- the scheduler -------------------------------------------------------------------------------------------------------
+
+
+class Processes:
+    """A scheduler and workers in processes of their own, to be killed one by one."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.address, self.all = f"tcp://127.0.0.1:{self.port}", []
+
+    def start(self, what: str, *args: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", "--no-dashboard", *args]
+        here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}  # kernels are functions of this file
+        self.all.append(subprocess.Popen(command, stderr=subprocess.DEVNULL, env=here))
+        return self.all[-1]
+
+    def scheduler(self) -> subprocess.Popen[bytes]:
+        return self.start("scheduler", "--host", "127.0.0.1", "--port", str(self.port))
+
+    def workers(self, count: int = 2) -> None:
+        for _ in range(count):
+            self.start("worker", self.address, "--nthreads", "1", "--no-nanny", "--death-timeout", "20")
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    found = Processes()
+    yield found
+    for process in found.all:
+        process.kill()
+        process.wait()
+
+
+def test_the_scheduler_is_killed(processes: Processes, step: Any) -> None:
+    with dask.config.set({"distributed.comm.timeouts.connect": "5s", "graphopt.deadline": "20s"}):
+        scheduler = processes.scheduler()
+        processes.workers()
+        with distributed.Client(processes.address, timeout=PATIENCE) as client:
+            client.wait_for_workers(2, timeout=PATIENCE)
+            X, whole = made(client)
+            assert right(step, X, whole)
+            scheduler.kill()
+            scheduler.wait()
+            # The workers may answer until they notice.
+            with pytest.raises(go.ClusterError, match="The input 'X' is lost: the connection to the scheduler is gone"):
+                wait_until(lambda: not right(step, X, whole, 2.0))
+            processes.scheduler()
+            wait_until(lambda: client.status == "running")
+            processes.workers()
+            client.wait_for_workers(2, timeout=PATIENCE)
+            with pytest.raises(go.ClusterError, match="The input 'X' is lost"):
+                right(step, X, whole)
+            X, whole = made(client)
+            assert right(step, X, whole, 3.0)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_the_scheduler_is_killed_in_the_middle(loop: bool, processes: Processes) -> None:
+    """The workers do not need it for a call or a loop: the right answer comes, or an error, and nothing else."""
+    with dask.config.set({"distributed.comm.timeouts.connect": "5s", "graphopt.deadline": "20s"}):
+        scheduler = processes.scheduler()
+        processes.workers()
+        with distributed.Client(processes.address, timeout=PATIENCE) as client:
+            client.wait_for_workers(2, timeout=PATIENCE)
+            X, whole = made(client)
+            b = np.arange(1.0, COLUMNS + 1)
+            slow = go.compile(lambda b, X: X.map_blocks(slowly, 0.05, dtype=float).T.dot(X.dot(b)) / 50, exact=True)
+            assert close(slow(b, X), whole.T @ (whole @ b) / 50)
+            expected = b
+            for _ in range(10 if loop else 1):
+                expected = whole.T @ (whole @ expected) / 50
+            killer = threading.Timer(0.1, scheduler.kill)
+            killer.start()
+            with contextlib.suppress(go.ClusterError):
+                assert close(go.iterate(slow, b, X, max_iter=10) if loop else slow(b, X), expected)
+            killer.join()
 
 
 # -- what may not be done ------------------------------------------------------------------------------------------------

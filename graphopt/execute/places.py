@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 import weakref
@@ -17,6 +18,12 @@ from graphopt.trace import Argument
 from graphopt.types import ClusterError
 
 __all__ = ["Lost", "Places", "deadline", "indices"]
+
+
+logger = logging.getLogger("distributed.graphopt")
+
+#: How often it is said, in seconds, that something is waited for.
+_SAY = 10.0
 
 
 class Lost(Exception):
@@ -84,10 +91,15 @@ class Places:
             If one is lost for good.
         """
         client: Any = self.client()
-        until = time.monotonic() + deadline()
+        until, patient = time.monotonic() + deadline(), time.monotonic() + _SAY
         keys = [future.key for future in futures]
         while True:
             for future in futures:
+                if future.status == "cancelled" and client.status != "running":
+                    raise ClusterError(
+                        f"The input {name!r} is lost: the connection to the scheduler is gone, and what it knew with it. "
+                        "Connect to a cluster and persist it anew."
+                    )
                 if future.status == "cancelled":
                     raise ClusterError(
                         f"The input {name!r} is lost: its block {future.key!r} was cancelled, or was on a worker that is gone "
@@ -98,6 +110,10 @@ class Places:
             if any([future.status == "pending" for future in futures]):  # dask is at it
                 await asyncio.sleep(0.02)
                 until = time.monotonic() + deadline()
+                if time.monotonic() > patient:
+                    there = await client.scheduler.ncores_running()
+                    logger.warning("graphopt: waits for dask to compute the input %r, on %d workers", name, len(there))
+                    patient = time.monotonic() + _SAY
                 continue
             has: Any = await client.scheduler.who_has(keys=keys)
             there = await client.scheduler.ncores_running()
