@@ -78,8 +78,8 @@ class Stats:
 class _Ready:
     """A plan with what was learned by running it: what it was last bound to, its loops, and where threads pay."""
 
-    def __init__(self, plan: Plan, *, exact: bool, memory: int | None) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan, name: str, *, exact: bool, memory: int | None) -> None:
+        self.plan, self.name = plan, name
         self.meter = Meter(plan.schedule, memory)
         self.small = [(slot, place) for slot, place, _ in plan.blocks if plan.trace.kinds[place] == "array"]
         self.threads = Threads(len(plan.levels))
@@ -96,7 +96,9 @@ class _Ready:
 
         found = self.remotes.get(client)
         if found is None:
-            found = self.remotes[client] = Remote(self.plan, client, exact=self.exact, memory=self.memory, threads=threads)
+            found = self.remotes[client] = Remote(
+                self.plan, client, name=self.name, exact=self.exact, memory=self.memory, threads=threads
+            )
             mine = weakref.ref(found)
             self.plan.observed.held_by = lambda: {} if (remote := mine()) is None else remote.info()
         return found
@@ -294,7 +296,7 @@ class Compiled:
                 plan = make_plan(traced, policy, exact=self._exact)
                 self._running.update(plan.functions)
                 signature = (given, captured(self._fn, running=self._running))
-                ready = self._ready[signature] = _Ready(plan, exact=self._exact, memory=self._memory)
+                ready = self._ready[signature] = _Ready(plan, _name_of(self._fn), exact=self._exact, memory=self._memory)
                 blas.refresh()
                 self.stats = replace(self.stats, traces=self.stats.traces + 1)
                 while len(self._ready) > _PLANS:

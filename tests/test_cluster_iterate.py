@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from typing import Any
 
 import dask
@@ -11,8 +12,9 @@ import distributed
 import numpy as np
 import pytest
 from conftest import QUIET
+from on_cluster import there, wait_until
 from oracle import close
-from test_cluster_compile import messages, there
+from test_cluster_compile import messages
 
 import graphopt as go
 
@@ -114,6 +116,28 @@ def test_progress_is_heard(client: distributed.Client) -> None:
     assert len(heard) > 1
     for n, beta in heard[:3]:
         assert close(beta, written_out(n))
+
+
+def test_the_dashboard_is_told(client: distributed.Client) -> None:
+    X, y = data(client)
+
+    def descending(beta: Any, X: Any, y: Any) -> Any:
+        return descent(beta, X, y)
+
+    step = go.compile(descending, exact=True)
+    for _ in range(20):
+        step(np.zeros(3), X, y)
+    go.iterate(step, np.zeros(3), X, y, max_iter=181)
+
+    def told() -> Counter[str]:
+        events = [event for _, event in client.get_events("graphopt") if event["function"] == "descending"]
+        assert all(event["seconds"] > 0 for event in events)
+        runs: Counter[str] = Counter()
+        for event in events:
+            runs[event["worker"]] += event["runs"]
+        return runs
+
+    wait_until(lambda: told() == dict.fromkeys(client.scheduler_info()["workers"], 201))
 
 
 def test_a_rule_that_fails_is_the_users(client: distributed.Client) -> None:

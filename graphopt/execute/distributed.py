@@ -71,13 +71,15 @@ class Remote:
         What is replayed.
     client
         Whose cluster.
+    name
+        What it is called on the dashboard.
     exact, memory, threads
         As in `compile`; the last two are for each worker.
     """
 
-    def __init__(self, plan: Plan, client: Any, *, exact: bool, memory: int | None, threads: int | None) -> None:
+    def __init__(self, plan: Plan, client: Any, *, name: str, exact: bool, memory: int | None, threads: int | None) -> None:
         self.plan, self.network = plan, network_of(client)
-        self.shares = Shares(plan, exact=exact, memory=memory, threads=threads)
+        self.shares = Shares(plan, name=name, exact=exact, memory=memory, threads=threads)
         self.tasks = Tasks(self.shares, self.network)
         self.bounds: OrderedDict[Any, _Bound] = OrderedDict()
         self.held: dict[str, list[str]] = {}  # worker -> names of what is bound there

@@ -125,6 +125,7 @@ class Loop:
         self.bounds: Any = None
         self.way: Pass | None = None  # the iteration under way
         self.each: deque[float] = deque(maxlen=1000)  # seconds of work in each of the last iterations
+        self.worked = 0.0  # seconds in all of them
         self.done: Any = first >= course.last  # changes on another thread
         self.looked = self.told = time.monotonic()
 
@@ -158,6 +159,7 @@ class Loop:
         way.close()
         new = self.course.after(way.values, self.leaves)
         self.each.append(way.seconds)
+        self.worked += way.seconds
         self.number += 1
         self.done = self.number >= self.course.last or self.course.ends(self.leaves, new)
         self.leaves = new

@@ -79,6 +79,8 @@ class Binding:
         The workers that have the other parts.
     exact, memory, threads
         As in `compile`.
+    name
+        Of the function.
     """
 
     part: Part
@@ -89,6 +91,7 @@ class Binding:
     exact: bool = False
     memory: int | None = None
     threads: int | None = None
+    name: str = ""
 
 
 class Resident:

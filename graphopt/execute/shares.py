@@ -22,6 +22,8 @@ class Shares:
     ----------
     plan
         What is divided.
+    name
+        Of the function.
     exact, memory, threads
         As in `compile`; the last two are for each worker.
 
@@ -39,8 +41,9 @@ class Shares:
         The slots of results that the client wants.
     """
 
-    def __init__(self, plan: Plan, *, exact: bool, memory: int | None, threads: int | None) -> None:
+    def __init__(self, plan: Plan, *, name: str, exact: bool, memory: int | None, threads: int | None) -> None:
         self.plan, self.options = plan, (exact, memory, threads)
+        self.name = name.rpartition(".")[2].strip("<>")
         kinds = plan.trace.kinds
         self.small = tuple([(slot, place) for slot, place, _ in plan.blocks if kinds[place] == "array"])
         self.chunks = {slot: (place, block) for slot, place, block in plan.blocks if kinds[place] == "chunked"}
@@ -96,6 +99,7 @@ class Shares:
             {slot: tuple([(n, self.result_index(n)[i]) for n, i in self.keeps[slot]]) for slot in part.keeps},
             tuple([str(other) for other in parts.parts if other != worker]),
             *self.options,
+            self.name,
         )
 
     def result_index(self, number: int) -> list[tuple[int, ...]]:

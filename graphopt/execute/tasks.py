@@ -73,7 +73,7 @@ class Tasks:
 
     def submit(self, work: Any, worker: Any, *args: Any, key: Any = None) -> Any:
         """Have a worker run a task; another does it if that one leaves."""
-        key = key or f"graphopt-{work.__name__.strip('_').lower()}-{uuid.uuid4().hex}"
+        key = key or f"graphopt-{self.shares.name}-{work.__name__.strip('_').lower()}-{uuid.uuid4().hex}"
         return self.network.client.submit(work, *args, key=key, workers=[str(worker)], allow_other_workers=True, pure=False)
 
     async def call(

@@ -14,9 +14,11 @@ import asyncio
 import contextlib
 import functools
 import logging
+import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dask.sizeof import sizeof
@@ -84,7 +86,8 @@ class Replayer:
         self.peers = Peers(worker, _here)
         _HERE[worker.address] = self
         self.lines: set[Line] = set()
-        self.logged, self.quiet = 0.0, 0
+        self.entries: dict[str, _Entry] = {}  # by function
+        self.counting = threading.Lock()
         self.closed = False
 
     # -- events ------------------------------------------------------------------------------------------------------
@@ -304,7 +307,7 @@ class Replayer:
         """Return the answer to a run that has come to its end."""
         out = [call.values[slot] for slot in call.held.resident.part.gives]
         call.held.used = time.monotonic()
-        self.log(call.plan, call.seconds)
+        self.log(call.held, 1, call.seconds)
         return {"status": "OK", "values": out, "seconds": call.seconds}
 
     def asked(self, client: str, line: Line, plan: str, run: int, names: Any, small: Mapping[int, Any]) -> None:
@@ -350,13 +353,26 @@ class Replayer:
         held = self.held(plan)
         what, leaves, first, speaks = unpacked(course)
         loop = Loop(held, what, leaves, first, plan, run >> BITS, self.peers)
+        said = first, 0.0
+
+        def log() -> None:
+            nonlocal said
+            self.log(held, loop.number - said[0], loop.worked - said[1])
+            said = loop.number, loop.worked
+
+        async def say(number: int, leaves: list[Any]) -> None:
+            log()
+            if speaks:
+                await tell(number, leaves)
+
         try:
-            await loop.run(self.job, self.wanted, tell if speaks else _silence)
+            await loop.run(self.job, self.wanted, say)
         except BaseException as error:
             held.end(run >> BITS, 0, error if isinstance(error, Exception) else Stopped("it was cancelled"))
             raise
         held.used = time.monotonic()
         self.wind_down(held)
+        log()
         return {"status": "OK", "number": loop.number, "values": packed(loop.leaves), "seconds": list(loop.each)}
 
     # -- what stays ----------------------------------------------------------------------------------------------------
@@ -381,15 +397,29 @@ class Replayer:
             self.worker.loop.call_later(max(left, 0.1), self._look, plan)
         else:
             plan.resident.watched = False
+            self.log(plan, 0, 0.0, rate=0.0)
             plan.resident.release()
 
-    def log(self, plan: str, seconds: float) -> None:
-        """Let the dashboard know, at a bounded rate."""
-        self.quiet += 1
-        now = time.monotonic()
-        if now - self.logged > 0.5:
-            self.worker.log_event("graphopt", {"plan": plan, "runs": self.quiet, "seconds": seconds})
-            self.logged, self.quiet = now, 0
+    def log(self, held: Held, runs: int, seconds: float, rate: float = 0.5) -> None:
+        """Tell dask and its dashboard, at a bounded rate, how often a function ran since the last time, and for how long."""
+        name, now = held.resident.binding.name, time.monotonic()
+        with self.counting:
+            entry = self.entries.setdefault(name, _Entry())
+            entry.runs, entry.seconds = entry.runs + runs, entry.seconds + seconds
+            if not entry.runs or now - entry.told <= rate:
+                return
+            self.entries[name] = _Entry(now)
+        said = {"function": name, "worker": self.worker.address, "runs": entry.runs, "seconds": entry.seconds}
+        self.worker.log_event("graphopt", said)
+
+
+@dataclass
+class _Entry:
+    """What a function did since it was last told of."""
+
+    told: float = 0.0
+    runs: int = 0
+    seconds: float = 0.0
 
 
 #: The workers of this process, by address.
@@ -405,10 +435,6 @@ def _here(address: str) -> Callable[..., None] | None:
 async def _tell(comm: Any, id: int, number: int, leaves: list[Any]) -> None:
     """Tell the client how far a loop is."""
     await comm.write({"id": id, "status": "progress", "number": number, "values": packed(leaves)})
-
-
-async def _silence(number: int, leaves: list[Any]) -> None:
-    pass
 
 
 def _without_status(message: Mapping[str, Any]) -> dict[str, Any]:
