@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
+import signal
 import sys
 import threading
 import time
@@ -263,6 +265,46 @@ def test_the_scheduler_is_not_asked(client: distributed.Client) -> None:
     for a in range(10):
         step(X, float(a))
     assert client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == before
+
+
+@pytest.mark.parametrize("how", ["line", "socket", "pool"])
+def test_a_line_that_closes_is_opened_again(how: str, client: distributed.Client, messages: list[str]) -> None:
+    from graphopt.execute.channel import network_of
+
+    step, X = exact(lambda X, a: (X * a).sum()), there(client, da.from_array(A, chunks=(4, 3)))
+    assert close(step(X, 1.0), A.sum())
+    for channel in network_of(client).channels.values():
+        if how == "line":
+            channel.line.close()
+        elif how == "socket":
+            channel.line.socket.shutdown(2)
+        else:
+            client.loop.add_callback(channel.line.comm.close)
+    for a in (2.0, 3.0):
+        assert close(step(X, a), a * A.sum())
+    assert all(not channel.line.closed for channel in network_of(client).channels.values())
+    messages.clear()
+    assert close(step(X, 4.0), 4 * A.sum())
+    assert messages == ["run"] * 2
+    assert step.stats.by_dask == 0
+
+
+def rested(block: Any, seconds: float) -> Any:
+    time.sleep(seconds)
+    return block
+
+
+def test_ctrl_c_in_a_call(client: distributed.Client) -> None:
+    step, X = exact(lambda X, s: X.map_blocks(rested, s, dtype=float).sum()), there(client, da.from_array(A, chunks=(4, 3)))
+    assert close(step(X, 0.0), A.sum())
+    timer = threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        step(X, 0.3)
+    timer.join()
+    for _ in range(3):
+        assert close(step(X, 0.0), A.sum())
+    assert step.stats.by_dask == 0
 
 
 # -- what workers hold -------------------------------------------------------------------------------------------------

@@ -175,6 +175,8 @@ class Network:
         """
         found = self.channels.get(address)
         if found is not None and not found.closed:
+            if found.line is not None and found.line.closed:
+                await self.open_line(found)
             return found
         if self.refused:
             raise Unreachable(self.refused)
@@ -212,9 +214,14 @@ class Network:
         self.known.add(address)
         comm.allow_offload = False  # to find out how large a message is takes longer than most of them
         channel = self.channels[address] = Channel(address, comm)
-        with contextlib.suppress(OSError, asyncio.TimeoutError):  # then calls go through the comm
-            channel.line = await open_line(client.rpc, address, {"client": client.id})
+        await self.open_line(channel)
         return channel
+
+    async def open_line(self, channel: Channel) -> None:
+        """Open a line beside a channel; where there is none, calls go through the channel."""
+        channel.line = None
+        with contextlib.suppress(OSError, asyncio.TimeoutError):
+            channel.line = await open_line(self.client.rpc, channel.address, {"client": self.client.id})
 
     async def greet(self, comm: Any) -> Any:
         """Ask a worker to take part, and teach it how if it does not know yet; return what it says."""

@@ -137,7 +137,10 @@ class Remote:
         except (Lost, OSError) as lost:
             self.network.client.sync(self.recover, bound, lost, 0, asynchronous=False)
             return None
-        except BaseException:
+        except BaseException as error:
+            if not isinstance(error, Exception):  # half a message may have been written or read
+                for line in lines:
+                    line.close()
             self.network.client.sync(self.give_up, bound, number, (), asynchronous=False)
             raise
         finally:

@@ -65,6 +65,7 @@ class Line:
         self.turn = threading.Lock()  # to write
         self.buffer = bytearray()
         self.closed = False
+        comm.stream.set_close_callback(self.close)  # somebody else may close it: the pool that it came from
         self.loop.remove_handler(self.socket.fileno())
         if hear is not None:
             self.loop.add_handler(self.socket.fileno(), self._read, IOLoop.READ)
@@ -142,7 +143,8 @@ class Line:
         self.loop.add_callback(self._close)
 
     def _close(self) -> None:
-        self.loop.remove_handler(self.socket.fileno())
+        if self.socket.fileno() >= 0:
+            self.loop.remove_handler(self.socket.fileno())
         self.comm.abort()
         self.gone()
 

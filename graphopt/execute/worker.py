@@ -28,7 +28,7 @@ from distributed.protocol import pickle
 from distributed.protocol.serialize import Serialize
 
 from graphopt.execute import blas
-from graphopt.execute.line import GREETING, Line
+from graphopt.execute.line import GREETING, Line, can_take
 from graphopt.execute.looping import Disagreement, Loop
 from graphopt.execute.packing import flat, nbytes, packed, round_again, unpacked
 from graphopt.execute.peers import HEAR, LINE, PeerLost, Peers
@@ -148,6 +148,9 @@ class Replayer:
 
     async def line(self, comm: Any, client: str = "", peer: str = "") -> Any:
         """Take a comm over as a line of a client, or of a peer, until it goes away."""
+        if not can_take(comm):
+            comm.abort()
+            return Status.dont_reply
         ended = asyncio.Event()
 
         def asked(message: Any) -> None:
@@ -341,10 +344,9 @@ class Replayer:
 
         try:
             call = self.begin(plan, run, unpacked(names), {slot: round_again(value) for slot, value in small.items()})
+            self.executor.submit(straight)
         except Exception as error:
             answer(self.excuse(error))
-        else:
-            self.executor.submit(straight)
 
     # -- loops -------------------------------------------------------------------------------------------------------
 
