@@ -7,9 +7,11 @@ slower worker says that it worked. Run ``python bench/cluster.py``; ``--json`` p
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import dask
@@ -104,28 +106,36 @@ def tiny(a: Any, x: Any) -> Any:
     return 0 * x.sum() + a
 
 
-def by_workers(count: int, repeats: int) -> tuple[float, float]:
-    """Return the seconds of a call, and of an iteration of a loop, on so many workers in this process, a chunk on each."""
-    with (
-        distributed.LocalCluster(n_workers=count, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
-        distributed.Client(cluster) as client,
-    ):
+def by_workers(count: int, repeats: int, processes: bool) -> tuple[float, float, float]:
+    """Return the seconds of a call, of an iteration of a loop, and of the client's CPU in a call, with a chunk on each worker."""
+    with cluster(n_workers=count, processes=processes) as client:
         names = sorted(client.scheduler_info(n_workers=-1)["workers"])
         x = da.ones(count * 10, chunks=10)
         with dask.annotate(workers=lambda key: [names[key[1]]], allow_other_workers=False):
             (x,) = client.persist([x], optimize_graph=False)
         distributed.wait(x)
         step = go.compile(tiny)
-        found = []
+        walls, cpus = [], []
         for i in range(repeats + 10):
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.thread_time()
             step(1.0, x)
             if i >= 10:
-                found.append(time.perf_counter() - start)
+                walls.append(time.perf_counter() - start)
+                cpus.append(time.thread_time() - cpu)
         go.iterate(step, 1.0, x, max_iter=3)
         start = time.perf_counter()
         go.iterate(step, 1.0, x, max_iter=repeats)
-        return float(np.median(found)), (time.perf_counter() - start) / repeats
+        return float(np.median(walls)), (time.perf_counter() - start) / repeats, float(np.median(cpus))
+
+
+@contextlib.contextmanager
+def cluster(**options: Any) -> Iterator[distributed.Client]:
+    """Start a cluster of workers with one thread each."""
+    with (
+        distributed.LocalCluster(threads_per_worker=1, dashboard_address=":0", silence_logs=60, **options) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
 
 
 def main() -> None:
@@ -134,13 +144,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--iterations", type=int, default=50, help="of the descent against dask; 0 leaves it out")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32], help="numbers of in-process workers")
+    parser.add_argument("--processes", type=int, nargs="*", default=[1, 2, 4, 8], help="numbers of worker processes")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     found: dict[str, Any] = {}
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with cluster(n_workers=2) as client:
         for chunks in options.chunks:
             X, y = data(client, chunks)
             for name, measure, repeats in (("call", calls, options.repeats), ("iterate", loops, max(5, options.repeats // 10))):
@@ -156,14 +164,13 @@ def main() -> None:
                 print(
                     f"{options.iterations} iterations, 100 chunks: {ours:.2f} s, dask {theirs:.2f} s, {theirs / ours:.0f} times"
                 )
-    for count in options.workers:
-        call, loop = by_workers(count, options.repeats)
-        found[f"{count} workers in one process"] = {"call ms": call * 1e3, "iterate ms": loop * 1e3}
-        if not options.json:
-            print(
-                f"{count:3} workers in one process, a tiny chunk each: call {call * 1e3:.2f} ms, iterate {loop * 1e3:.2f} ms",
-                flush=True,
-            )
+    for kind, counts in (("workers in one process", options.workers), ("worker processes", options.processes)):
+        for count in counts:
+            call, loop, cpu = by_workers(count, options.repeats, processes=kind == "worker processes")
+            found[f"{count} {kind}"] = {"call ms": call * 1e3, "iterate ms": loop * 1e3, "client ms": cpu * 1e3}
+            if not options.json:
+                times = f"call {call * 1e3:.2f} ms, of which the client's CPU {cpu * 1e3:.2f} ms, iterate {loop * 1e3:.2f} ms"
+                print(f"{count:3} {kind}, a tiny chunk each: {times}", flush=True)
     if options.json:
         print(json.dumps(found, indent=2))
 

@@ -1,8 +1,8 @@
 """Partition: a schedule divided among workers, each of which keeps the blocks it has.
 
 Every worker gets a *part*: its own lanes, what it sends to whom after which level, and what must have come before which. All
-parts number their levels alike, and what is sent after a level is read at a later one, so no two parts ever wait for each
-other in a circle.
+parts number their levels alike, and what is sent after a level is read at a later one or passed on, so no two parts ever wait
+for each other in a circle.
 
 ::
 
@@ -15,7 +15,8 @@ Where lanes go:
 - What reads only small things (arguments, sums, and what is made of those) is done by each worker that needs the result: that
   is cheaper than a message.
 - A fold over blocks of several workers is split. Each folds its own blocks, and whoever needs the result folds the partials,
-  in the order of the workers. Beyond `TREE` workers the partials meet in a tree instead, and one worker hands on the result.
+  in the order of the workers. Beyond `TREE` workers the partials meet in a tree instead, and one worker has the result.
+- What many need is passed on: nobody sends it to more than `TREE` others.
 
 Only the places of blocks go in, so equal places give equal parts, and sums are added in the same order at each run.
 
@@ -253,8 +254,8 @@ class _Divider:
             for slot, owner in found:
                 self.send(slot, owner, worker)
             self.add(worker, last, Lane(row.lane.key, tuple([slot for slot, _ in found]), (out,)), None)
-        for worker in readers[len(first) :]:
-            self.send(out, first[0], worker)
+        if tree:
+            self.spread(out, readers)
 
     def meet(self, partial: Any, key: Any, found: list[tuple[int, Worker]]) -> tuple[int, Worker]:
         worker = found[0][1]
@@ -275,8 +276,13 @@ class _Divider:
 
     def hand_on(self, slot: int) -> None:
         """Send a slot to all who need it and are not its owner."""
-        for worker in sorted(self.needs.get(slot, ()), key=self.order.__getitem__):
-            self.send(slot, self.owner[slot], worker)
+        owner = self.owner[slot]
+        self.spread(slot, [owner, *sorted(self.needs.get(slot, set()) - {owner}, key=self.order.__getitem__)])
+
+    def spread(self, slot: int, workers: list[Worker]) -> None:
+        """Send a slot from the first to all others, each of which passes it on."""
+        for number, worker in enumerate(workers[1:]):
+            self.send(slot, workers[number // TREE], worker)
 
     def send(self, slot: int, owner: Worker, to: Worker) -> None:
         if owner != to:

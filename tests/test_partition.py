@@ -158,6 +158,17 @@ def test_results_for_everybody_are_exchanged_at_once() -> None:
     assert all(len(part.phases) == 2 for part in found.parts.values())
 
 
+def test_results_for_many_are_passed_on() -> None:
+    """Nobody sends more messages than a few, however many workers there are."""
+    workers = TREE * TREE + 3
+    names = [f"w{i}" for i in range(workers)]
+    plan, before, after = steps(logistic, *problem(workers))
+    found = divided(plan, lambda place, block: names[block], names, everywhere=True)
+    agree(found, plan, before, after, everywhere=True)
+    assert found.messages == 2 * (workers - 1)
+    assert max(part.messages for part in found.parts.values()) <= TREE + 1
+
+
 def test_lanes_stay_with_their_chunks() -> None:
     X = held(A)
     plan, before, after = steps(lambda X: da.exp(X) + 1, X)
