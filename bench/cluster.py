@@ -107,7 +107,7 @@ def tiny(a: Any, x: Any) -> Any:
 
 
 def by_workers(count: int, repeats: int, processes: bool) -> tuple[float, float, float]:
-    """Return the seconds of a call, of an iteration of a loop, and of the client's CPU in a call, with a chunk on each worker."""
+    """Return the seconds of a call, of an iteration of a loop, and of CPU of the client in a call; a chunk on each worker."""
     with cluster(n_workers=count, processes=processes) as client:
         names = sorted(client.scheduler_info(n_workers=-1)["workers"])
         x = da.ones(count * 10, chunks=10)

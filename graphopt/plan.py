@@ -16,7 +16,7 @@ from graphopt.kernel import Kernel
 from graphopt.lazy import lazy
 from graphopt.outline import Outline, outline, same
 from graphopt.passes.lower import lower
-from graphopt.pipeline import Policy
+from graphopt.pipeline import Policy, no_garbage
 from graphopt.schedule import Level, Schedule, lay_out
 from graphopt.spec import TaskRef
 from graphopt.standins import refuse_captured, with_references
@@ -256,12 +256,14 @@ def make_plan(trace: Callable[[str], Trace], policy: Policy, *, exact: bool) -> 
         If the function does what a replay cannot do again.
     """
     token = uuid.uuid4().hex
-    found, again = trace(token), trace(token)
-    whole, _ = read(found.graph, [key for result in found.results for key in result.keys], merge_layers=False)
-    functions = refuse_captured(whole, found.slots)
-    tasks = sum(not is_constant(node) and key not in found.slots for key, node in whole.items())
-    del whole  # a graph of many chunks is large: one at a time
-    graph, keys = _graph_of(found)
+    with no_garbage():
+        return _plan_of(trace(token), trace(token), policy, exact)
+
+
+def _plan_of(found: Trace, again: Trace, policy: Policy, exact: bool) -> Plan:
+    nodes, keys = _nodes_of(found)
+    functions = refuse_captured(nodes, found.slots)
+    graph = lower(nodes)
     if not same_names(found, again) and not same(_outline(found, graph, keys), _outline(again, *_graph_of(again))):
         raise TraceError(
             "The function does something else each time it runs: it draws random numbers, reads the time, or counts its calls. "
@@ -274,15 +276,32 @@ def make_plan(trace: Callable[[str], Trace], policy: Policy, *, exact: bool) -> 
     schedule = lay_out(graph, keys, policy, exact=exact, refusals=refusals, small=small)
     blocks = tuple([(slot, *found.slots[key]) for key, slot in schedule.slots.items() if key in found.slots])
     results = tuple([tuple([schedule.slots[key] for key in result.keys]) for result in found.results])
-    return Plan(schedule, found, blocks, results, tuple(refusals), tasks, functions=functions)
+    return Plan(schedule, found, blocks, results, tuple(refusals), _tasks_of(found), functions=functions)
+
+
+def _tasks_of(trace: Trace) -> int:
+    """Count the tasks of the graph as it was built."""
+    count = 0
+    given = {key[0] if isinstance(key, tuple) else key for key in trace.slots}
+    for name, layer in trace.graph.layers.items():
+        if name not in given:
+            made = layer.is_materialized() and not hasattr(layer, "output_indices")
+            count += sum(not is_constant(node) for node in layer.values()) if made else len(layer)
+    return count
 
 
 def _graph_of(trace: Trace) -> tuple[Graph, list[Key]]:
+    """Return the tasks of a trace with lean functions in them, and what is asked for."""
+    nodes, keys = _nodes_of(trace)
+    return lower(nodes), keys
+
+
+def _nodes_of(trace: Trace) -> tuple[Graph, list[Key]]:
     """Return the tasks of a trace, what is given as references, and what is asked for."""
     keys = list(dict.fromkeys(key for result in trace.results for key in result.keys))
     nodes, _ = read(trace.graph, keys)
     given: dict[Key, Node] = {key: TaskRef(key) for key in trace.slots}
-    return lower({**given, **{key: with_references(node) for key, node in nodes.items() if key not in given}}), keys
+    return {**given, **{key: with_references(node) for key, node in nodes.items() if key not in given}}, keys
 
 
 def _outline(trace: Trace, graph: Graph, keys: list[Key]) -> Outline:
