@@ -198,7 +198,7 @@ class Network:
                 if comm is not None:
                     comm.abort()
                 why = f"the worker {address} does not answer: {error}"
-            if address not in await client.scheduler.ncores():
+            if address not in await self.places.ask("ncores"):
                 raise Lost(why)
             silent = time.monotonic() - start
             if address in self.known:

@@ -96,10 +96,7 @@ class Places:
         while True:
             for future in futures:
                 if future.status == "cancelled" and client.status != "running":
-                    raise ClusterError(
-                        f"The input {name!r} is lost: the connection to the scheduler is gone, and what it knew with it. "
-                        "Connect to a cluster and persist it anew."
-                    )
+                    raise _no_scheduler(f"The input {name!r} is lost: ")
                 if future.status == "cancelled":
                     raise ClusterError(
                         f"The input {name!r} is lost: its block {future.key!r} was cancelled, or was on a worker that is gone "
@@ -111,17 +108,17 @@ class Places:
                 await asyncio.sleep(0.02)
                 until = time.monotonic() + deadline()
                 if time.monotonic() > patient:
-                    there = await client.scheduler.ncores_running()
+                    there = await self.ask("ncores_running", name)
                     logger.warning("graphopt: waits for dask to compute the input %r, on %d workers", name, len(there))
                     patient = time.monotonic() + _SAY
                 continue
-            has: Any = await client.scheduler.who_has(keys=keys)
-            there = await client.scheduler.ncores_running()
+            has = await self.ask("who_has", name, keys=keys)
+            there = await self.ask("ncores_running", name)
             homes = [_chosen(has[key], there) for key in keys]
             if all(homes):
                 return tuple(homes)
             gone = [key for key, home in zip(keys, homes, strict=True) if not home]
-            states: Any = await client.scheduler.get_task_status(keys=gone)
+            states = await self.ask("get_task_status", name, keys=gone)
             for key in gone:
                 if states[key] in (None, "forgotten"):
                     raise ClusterError(
@@ -137,11 +134,32 @@ class Places:
                 until = time.monotonic() + deadline()
             await asyncio.sleep(0.05)
 
+    async def ask(self, what: str, name: str = "", **about: Any) -> Any:
+        """Ask the scheduler, for the sake of an input of this name.
+
+        Raises
+        ------
+        ClusterError
+            If there is no scheduler any more.
+        """
+        client: Any = self.client()
+        why = f"The input {name!r} is lost: " if name else ""
+        asked = asyncio.ensure_future(getattr(client.scheduler, what)(**about))
+        try:
+            while not asked.done():
+                if client.status != "running":  # it would try to connect for half a minute
+                    raise _no_scheduler(why)
+                await asyncio.wait({asked}, timeout=0.5)
+            return asked.result()
+        except OSError as error:
+            raise _no_scheduler(why) from error
+        finally:
+            asked.cancel()
+
     async def running(self) -> list[str]:
         """Wait for workers, and return those that take work."""
-        client: Any = self.client()
         until = time.monotonic() + deadline()
-        while not (there := await client.scheduler.ncores_running()):
+        while not (there := await self.ask("ncores_running")):
             if time.monotonic() > until:
                 raise ClusterError("The cluster has no workers.")
             await asyncio.sleep(0.1)
@@ -185,6 +203,13 @@ class Places:
 
         copies[mine] = (weakref.ref(array.dask, forget), name, futures)
         return name, futures
+
+
+def _no_scheduler(why: str) -> ClusterError:
+    text = (
+        f"{why}the connection to the scheduler is gone, and what it knew with it. Connect to a cluster and persist data anew."
+    )
+    return ClusterError(text[0].upper() + text[1:])
 
 
 def _chosen(workers: Iterable[str], there: Iterable[str]) -> str:

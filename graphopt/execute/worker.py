@@ -384,7 +384,10 @@ class Replayer:
         # The scheduler first: told by the worker of a key that it does not know, it would have it deleted.
         sizes = {key: sizeof(value) for key, value in data.items()}
         who_has = {key: [self.worker.address] for key in data}
-        await self.worker.scheduler.update_data(who_has=who_has, nbytes=sizes, client=client)
+        try:
+            await self.worker.scheduler.update_data(who_has=who_has, nbytes=sizes, client=client)
+        except OSError as error:
+            raise Stopped(f"the scheduler does not answer: {error}") from error
         self.worker.update_data(data=dict(data))
 
     def wind_down(self, plan: Held) -> None:
