@@ -63,6 +63,7 @@ def on_scheduler(dask_scheduler: Any) -> dict[str, Any]:
 def on_worker(dask_worker: Any) -> tuple[float, set[str]]:
     stream = dask_worker.batched_stream
     assert ("wait" in vars(stream.waker)) == (stream.interval == 0)
+    assert ("send" in vars(stream)) == (stream.interval == 0)
     return stream.interval * 1e3, set(dask_worker.plugins)
 
 
@@ -466,3 +467,61 @@ def test_at_zero_nothing_polls() -> None:
     waits, batches, sent = asyncio.run(run())
     assert sent == list(range(11))
     assert waits == 2 * batches + 1
+
+
+def test_what_nobody_waits_for_goes_with_the_rest() -> None:
+    """In a chain a worker says with each task that it has thrown away what came before."""
+    with distributed.Client(n_workers=1, threads_per_worker=1, **QUIET) as client, go.low_latency(client):
+
+        def batches(dask_worker: Any) -> int:
+            return int(dask_worker.batched_stream.batch_count)
+
+        before = sum(client.run(batches).values())
+        last = dask.delayed(increment)(0)
+        for _ in range(49):
+            last = dask.delayed(increment)(last)
+        assert client.compute(last, optimize_graph=False).result(timeout=PATIENCE) == 50
+        assert sum(client.run(batches).values()) - before < 75
+
+
+def test_what_nobody_waits_for_goes_in_time() -> None:
+    class Comm:
+        sent: list[Any]
+
+        def __init__(self) -> None:
+            self.sent = []
+
+        def closed(self) -> bool:
+            return False
+
+        async def write(self, payload: Any, **_: Any) -> int:
+            self.sent.append(payload)
+            return 1
+
+    async def run() -> None:
+        stream: Any = BatchedSend(interval="50ms")
+        comm: Any = Comm()
+        set_timer(stream, 0)
+        stream.start(comm)
+        await asyncio.sleep(0.01)
+        late, soon = {"op": "release-worker-data"}, {"op": "task-finished"}
+        stream.send(late)
+        await asyncio.sleep(0.01)
+        assert comm.sent == []
+        stream.send(soon)
+        await asyncio.sleep(0.01)
+        assert comm.sent == [[late, soon]]
+        stream.send(late)
+        for _ in range(200):
+            if len(comm.sent) == 2:
+                break
+            await asyncio.sleep(0.01)
+        assert comm.sent == [[late, soon], [late]]
+        set_timer(stream, None)
+        assert "send" not in vars(stream)
+        stream.abort = lambda: None
+        stream.please_stop = True
+        stream.waker.set()
+        await stream.stopped.wait()
+
+    asyncio.run(run())

@@ -65,7 +65,7 @@ def set_timer(stream: Any, seconds: float | None) -> None:
             own = _OWN.setdefault(stream, stream.interval)
             stream.interval = min(own, seconds)
             _sleep_on(stream, not stream.interval)
-            _linger(stream, own)
+            _linger(stream, None if stream.interval else own)
 
 
 def _sleep_on(stream: Any, on: bool) -> None:
