@@ -307,6 +307,16 @@ def test_ctrl_c_in_a_call(client: distributed.Client) -> None:
     assert step.stats.by_dask == 0
 
 
+def test_more_workers_than_a_client_may_have_connections(cluster: distributed.LocalCluster) -> None:
+    """A pool of comms lets everybody wait who asks for one too many; what stays open must not count there."""
+    with distributed.Client(cluster, connection_limit=1) as client:
+        step, X = exact(lambda X, a: (X * a).sum()), there(client, da.from_array(A, chunks=(4, 3)))
+        for a in (1.0, 2.0):
+            assert close(step(X, a), a * A.sum())
+        assert close((X + 1).sum().compute(), (A + 1).sum())
+        assert counts(step) == (2, 0, 0)
+
+
 # -- what workers hold -------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from on_cluster import A, counts, exact, on_workers, there, wait_until
 from oracle import close
 
 import graphopt as go
+from graphopt.execute import peers
 from graphopt.execute.tasks import Tasks
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
@@ -204,14 +205,17 @@ def test_workers_out_of_reach(cluster: distributed.LocalCluster, monkeypatch: py
     """The client's way to the workers is blocked, as by a firewall; the scheduler's is not."""
     with distributed.Client(cluster) as client, dask.config.set({"distributed.comm.timeouts.connect": "500ms"}):
         workers = set(client.scheduler_info()["workers"])
-        connect = client.rpc.connect
 
-        async def blocked(address: str, *args: Any, **options: Any) -> Any:
-            if address in workers:
-                raise OSError("no route to host")
-            return await connect(address, *args, **options)
+        def blocked(connect: Any) -> Any:
+            async def blocking(address: str, *args: Any, **options: Any) -> Any:
+                if address in workers:
+                    raise OSError("no route to host")
+                return await connect(address, *args, **options)
 
-        monkeypatch.setattr(client.rpc, "connect", blocked)
+            return blocking
+
+        monkeypatch.setattr(client.rpc, "connect", blocked(client.rpc.connect))
+        monkeypatch.setattr(peers, "connect", blocked(peers.connect))
         step, X = exact(lambda X, a: (X * a, (X * a).sum())), there(client, da.from_array(A, chunks=(4, 3)))
         for a in (1.0, 2.0):
             chunked, total = step(X, a)

@@ -1,7 +1,7 @@
 """Channel: a client's open comm to one worker, and the network of all of them.
 
-Requests are numbered, so that several may be under way at once. The comms are taken from the client's own pool: they are made
-with its certificates and close when it closes.
+Requests are numbered, so that several may be under way at once. The comms are made with the client's certificates and close when
+it closes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from distributed.protocol import pickle
 
 from graphopt.execute.line import Line
 from graphopt.execute.packing import round_again
-from graphopt.execute.peers import open_line
+from graphopt.execute.peers import open_comm, open_line
 from graphopt.execute.places import Lost, Places, deadline
 from graphopt.execute.worker import SERVE, ReplayPlugin
 
@@ -191,7 +191,7 @@ class Network:
         comm = hello = None
         while True:
             try:
-                comm = await client.rpc.connect(address, timeout=_ATTEMPT)
+                comm = await open_comm(client.rpc, address, _ATTEMPT)
                 hello = await asyncio.wait_for(self.greet(comm), deadline())
                 break
             except (OSError, asyncio.TimeoutError) as error:

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from distributed.comm.core import connect
+
 from graphopt.execute.line import GREETING, Line, can_take
 from graphopt.execute.packing import LARGE, flat, nbytes, packed
 
-__all__ = ["HEAR", "LINE", "PeerLost", "Peers", "open_line"]
+__all__ = ["HEAR", "LINE", "PeerLost", "Peers", "open_comm", "open_line"]
 
 #: What the operations are called that a worker learns: to hear peers over a comm, and to take a comm as a line.
 HEAR, LINE = "graphopt-hear", "graphopt-line"
@@ -111,7 +113,7 @@ class Peers:
 
     async def connect(self, address: str) -> Any:
         """Open a comm that the other end will hear."""
-        comm = await self.worker.rpc.connect(address)
+        comm = await open_comm(self.worker.rpc, address)
         await comm.write({"op": HEAR, "peer": self.worker.address, "reply": False})
         return comm
 
@@ -127,6 +129,16 @@ class Peers:
         self.lines.clear()
 
 
+async def open_comm(rpc: Any, address: str, timeout: float | None = None) -> Any:
+    """Open a comm as a pool of comms does, with its certificates, which closes when the pool does.
+
+    It does not count there: a pool lets everybody wait who asks for more than it may have, and ours are never given back.
+    """
+    comm = await connect(address, timeout=timeout, deserialize=rpc.deserialize, **rpc.connection_args)
+    rpc.occupied[address].add(comm)
+    return comm
+
+
 async def open_line(rpc: Any, address: str, who: dict[str, str], timeout: float = 2.0) -> Line | None:
     """Open a line to a worker from a pool of comms; return None if there can be none.
 
@@ -135,9 +147,9 @@ async def open_line(rpc: Any, address: str, who: dict[str, str], timeout: float 
     OSError
         If the worker does not answer in time.
     """
-    comm = await rpc.connect(address, timeout=timeout)
+    comm = await open_comm(rpc, address, timeout)
     if not can_take(comm):
-        rpc.reuse(address, comm)
+        comm.abort()
         return None
     await comm.write({"op": LINE, **who, "reply": False})
     line = Line(comm, None, lambda: None)
