@@ -1,7 +1,7 @@
 """Channel: a client's open comm to one worker, and the network of all of them.
 
-Requests are numbered, so that several may be under way at once. The comms are made with the client's certificates and close when
-it closes.
+Requests are numbered, so that several may be under way at once. The comms are made with the client's certificates and close
+when it closes.
 """
 
 from __future__ import annotations

@@ -241,8 +241,8 @@ class Remote:
         bound = _Bound(uuid.uuid4().hex, parts)
         asked = {}
         try:
-            for worker in bound.workers:
-                channel = await self.network.channel(worker)
+            channels = await asyncio.gather(*map(self.network.channel, bound.workers))  # all, before any looks for its peers
+            for worker, channel in zip(bound.workers, channels, strict=True):
                 self.held.setdefault(worker, []).append(bound.name)
                 asked[worker] = await channel.ask("bind", plan=bound.name, part=pickled(self.shares.of(parts, worker)))
             await self.network.answers(asked)
