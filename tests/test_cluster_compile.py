@@ -212,6 +212,20 @@ def test_another_array_is_never_taken_for_the_first(client: distributed.Client) 
     assert step.stats.traces == 1
 
 
+@pytest.mark.parametrize("stays", [False, True])
+def test_results_that_cannot_be_sent_are_an_error(stays: bool, client: distributed.Client) -> None:
+    """Rather than a call that waits for an answer for ever."""
+
+    def held(x: Any) -> Any:
+        return [x, threading.Lock()]
+
+    step = exact(lambda X: [dask.delayed(held)(X.sum()), X + 1] if stays else dask.delayed(held)(X.sum()))
+    X = there(client, da.from_array(A, chunks=(4, 3)))
+    for _ in range(2):
+        with pytest.raises(TypeError, match="pickle"):
+            step(X)
+
+
 def test_errors_of_kernels_are_the_users(client: distributed.Client) -> None:
     def check(block: Any, most: float) -> Any:
         if block.max() > most:

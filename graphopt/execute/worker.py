@@ -221,8 +221,12 @@ class Replayer:
             return
         except Exception as error:
             reply = self.excuse(error)
-        with contextlib.suppress(OSError):  # the client is gone; `serve` notices too
+        try:
             await comm.write({"id": id, **reply})
+        except OSError:
+            pass  # the client is gone; `serve` notices too
+        except Exception as error:  # a result that cannot be sent
+            await comm.write({"id": id, **self.excuse(error)})
 
     def excuse(self, error: BaseException) -> dict[str, Any]:
         """Return the answer where an error kept the worker from doing what was asked."""
@@ -317,8 +321,11 @@ class Replayer:
         """Begin a run that a client asks for over a line."""
 
         def answer(reply: dict[str, Any], patience: float = 0.0) -> None:
-            if "values" in reply:
-                reply["values"] = [flat(value) for value in reply["values"]]
+            try:
+                if "values" in reply:
+                    reply["values"] = [flat(value) for value in reply["values"]]
+            except Exception as error:  # a result that cannot be sent
+                reply = self.excuse(error)
             plain = {name: part.data if isinstance(part, Serialize) else part for name, part in reply.items()}
             with contextlib.suppress(OSError):  # the client is gone; `serve` notices too
                 line.send((plan, run, plain), patience)
