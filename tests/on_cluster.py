@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import dask
 import dask.array as da
 import distributed
 import numpy as np
+from oracle import close
 
 import graphopt as go
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
+from iterative import SMALL
 
 A = np.random.default_rng(0).normal(size=(24, 3))
 PATIENCE = 20
@@ -41,6 +47,25 @@ def on_workers(client: distributed.Client, value: Any) -> Any:
     if whole is not None:
         return there(client, da.from_array(whole, chunks=value.chunks))
     return there(client, value)
+
+
+def runs_as_here(client: distributed.Client, name: str, *, exact: bool) -> Any:
+    """Assert that three iterations of a problem come out on a cluster as they do here; return the compiled step."""
+    problem = SMALL[name](6)
+    here = go.compile(problem.step, exact=exact)
+    with dask.config.set(scheduler="threads"):
+        expected = problem.run(3, lambda step, *args: here(*args))
+        expected = tuple(value.compute(scheduler="sync") if isinstance(value, da.Array) else value for value in expected)
+    step = go.compile(problem.step, exact=exact)
+    data = tuple(on_workers(client, value) for value in problem.data)
+    state = tuple(on_workers(client, value) for value in problem.state)
+    for _ in range(3):
+        state = problem.update(state, step(*data, *state))
+    for one, other in zip(state, expected, strict=True):
+        one = one.compute() if isinstance(one, da.Array) else one
+        assert np.shape(one) == np.shape(other)
+        assert close(one, other)
+    return step
 
 
 def remote(step: Any) -> Any:

@@ -10,11 +10,9 @@ import gc
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import dask
@@ -22,14 +20,11 @@ import dask.array as da
 import distributed
 import numpy as np
 import pytest
-from on_cluster import PATIENCE, A, counts, exact, on_workers, remote, there, wait_until
+from on_cluster import PATIENCE, SMALL, A, counts, exact, remote, runs_as_here, there, wait_until
 from oracle import close
 
 import graphopt as go
 from graphopt.cluster import _said
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
-from iterative import SMALL
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -65,20 +60,7 @@ def messages(client: distributed.Client, monkeypatch: pytest.MonkeyPatch) -> lis
 @pytest.mark.parametrize("loops", [False, True])
 @pytest.mark.parametrize("name", SMALL)
 def test_problems_come_out_as_they_do_here(name: str, loops: bool, client: distributed.Client) -> None:
-    problem = SMALL[name](6)
-    here = go.compile(problem.step, exact=not loops)
-    with client.as_current(), dask.config.set(scheduler="threads"):
-        expected = problem.run(3, lambda step, *args: here(*args))
-        expected = tuple(value.compute(scheduler="sync") if isinstance(value, da.Array) else value for value in expected)
-    step = go.compile(problem.step, exact=not loops)
-    data = tuple(on_workers(client, value) for value in problem.data)
-    state = tuple(on_workers(client, value) for value in problem.state)
-    for _ in range(3):
-        state = problem.update(state, step(*data, *state))
-    for one, other in zip(state, expected, strict=True):
-        one = one.compute() if isinstance(one, da.Array) else one
-        assert np.shape(one) == np.shape(other)
-        assert close(one, other)
+    step = runs_as_here(client, name, exact=not loops)
     assert counts(step) == (3, 0, 0)
     assert step.stats.traces == 1
 

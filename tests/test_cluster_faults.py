@@ -409,57 +409,55 @@ class Processes:
 
 
 @pytest.fixture
-def processes() -> Iterator[Processes]:
+def processes() -> Iterator[tuple[Processes, subprocess.Popen[bytes], distributed.Client]]:
+    """Return a scheduler and two workers, the scheduler's process, and a client."""
     found = Processes()
-    yield found
+    with dask.config.set({"distributed.comm.timeouts.connect": "5s", "graphopt.deadline": "20s"}):
+        scheduler = found.scheduler()
+        found.workers()
+        with distributed.Client(found.address, timeout=PATIENCE) as client:
+            client.wait_for_workers(2, timeout=PATIENCE)
+            yield found, scheduler, client
     for process in found.all:
         process.kill()
         process.wait()
 
 
-def test_the_scheduler_is_killed(processes: Processes, step: Any) -> None:
-    with dask.config.set({"distributed.comm.timeouts.connect": "5s", "graphopt.deadline": "20s"}):
-        scheduler = processes.scheduler()
-        processes.workers()
-        with distributed.Client(processes.address, timeout=PATIENCE) as client:
-            client.wait_for_workers(2, timeout=PATIENCE)
-            X, whole = made(client)
-            assert right(step, X, whole)
-            scheduler.kill()
-            scheduler.wait()
-            # The workers may answer until they notice.
-            with pytest.raises(go.ClusterError, match="The input 'X' is lost: the connection to the scheduler is gone"):
-                wait_until(lambda: not right(step, X, whole, 2.0))
-            processes.scheduler()
-            wait_until(lambda: client.status == "running")
-            processes.workers()
-            client.wait_for_workers(2, timeout=PATIENCE)
-            with pytest.raises(go.ClusterError, match="The input 'X' is lost"):
-                right(step, X, whole)
-            X, whole = made(client)
-            assert right(step, X, whole, 3.0)
+def test_the_scheduler_is_killed(processes: Any, step: Any) -> None:
+    found, scheduler, client = processes
+    X, whole = made(client)
+    assert right(step, X, whole)
+    scheduler.kill()
+    scheduler.wait()
+    # The workers may answer until they notice.
+    with pytest.raises(go.ClusterError, match="The input 'X' is lost: the connection to the scheduler is gone"):
+        wait_until(lambda: not right(step, X, whole, 2.0))
+    found.scheduler()
+    wait_until(lambda: client.status == "running")
+    found.workers()
+    client.wait_for_workers(2, timeout=PATIENCE)
+    with pytest.raises(go.ClusterError, match="The input 'X' is lost"):
+        right(step, X, whole)
+    X, whole = made(client)
+    assert right(step, X, whole, 3.0)
 
 
 @pytest.mark.parametrize("loop", [False, True])
-def test_the_scheduler_is_killed_in_the_middle(loop: bool, processes: Processes) -> None:
+def test_the_scheduler_is_killed_in_the_middle(loop: bool, processes: Any) -> None:
     """The workers do not need it for a call or a loop: the right answer comes, or an error, and nothing else."""
-    with dask.config.set({"distributed.comm.timeouts.connect": "5s", "graphopt.deadline": "20s"}):
-        scheduler = processes.scheduler()
-        processes.workers()
-        with distributed.Client(processes.address, timeout=PATIENCE) as client:
-            client.wait_for_workers(2, timeout=PATIENCE)
-            X, whole = made(client)
-            b = np.arange(1.0, COLUMNS + 1)
-            slow = go.compile(lambda b, X: X.map_blocks(slowly, 0.05, dtype=float).T.dot(X.dot(b)) / 50, exact=True)
-            assert close(slow(b, X), whole.T @ (whole @ b) / 50)
-            expected = b
-            for _ in range(10 if loop else 1):
-                expected = whole.T @ (whole @ expected) / 50
-            killer = threading.Timer(0.1, scheduler.kill)
-            killer.start()
-            with contextlib.suppress(go.ClusterError):
-                assert close(go.iterate(slow, b, X, max_iter=10) if loop else slow(b, X), expected)
-            killer.join()
+    _, scheduler, client = processes
+    X, whole = made(client)
+    b = np.arange(1.0, COLUMNS + 1)
+    slow = go.compile(lambda b, X: X.map_blocks(slowly, 0.05, dtype=float).T.dot(X.dot(b)) / 50, exact=True)
+    assert close(slow(b, X), whole.T @ (whole @ b) / 50)
+    expected = b
+    for _ in range(10 if loop else 1):
+        expected = whole.T @ (whole @ expected) / 50
+    killer = threading.Timer(0.1, scheduler.kill)
+    killer.start()
+    with contextlib.suppress(go.ClusterError):
+        assert close(go.iterate(slow, b, X, max_iter=10) if loop else slow(b, X), expected)
+    killer.join()
 
 
 # -- what may not be done ------------------------------------------------------------------------------------------------

@@ -7,9 +7,7 @@ import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import dask
@@ -18,15 +16,12 @@ import distributed
 import numpy as np
 import pytest
 from conftest import QUIET
-from on_cluster import A, counts, exact, on_workers, there, wait_until
+from on_cluster import SMALL, A, counts, exact, runs_as_here, there, wait_until
 from oracle import close
 
 import graphopt as go
 from graphopt.execute import peers
 from graphopt.execute.tasks import Tasks
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
-from iterative import SMALL
 
 pytestmark = [pytest.mark.timeout(90), pytest.mark.slow]
 
@@ -67,20 +62,7 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_problems_come_out_as_they_do_here(name: str, refusing: distributed.Client) -> None:
-    problem = SMALL[name](6)
-    with dask.config.set(scheduler="threads"):
-        here = exact(problem.step)
-        expected = problem.run(3, lambda step, *args: here(*args))
-        expected = tuple(value.compute(scheduler="sync") if isinstance(value, da.Array) else value for value in expected)
-    step = exact(problem.step)
-    data = tuple(on_workers(refusing, value) for value in problem.data)
-    state = tuple(on_workers(refusing, value) for value in problem.state)
-    for _ in range(3):
-        state = problem.update(state, step(*data, *state))
-    for one, other in zip(state, expected, strict=True):
-        one = one.compute() if isinstance(one, da.Array) else one
-        assert np.shape(one) == np.shape(other)
-        assert close(one, other)
+    step = runs_as_here(refusing, name, exact=True)
     assert counts(step) == (3, 0, 0)
 
 

@@ -18,7 +18,6 @@ import itertools
 import logging
 import uuid
 import weakref
-from asyncio import CancelledError
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -131,10 +130,13 @@ class Remote:
         message = (called, {slot: flat(value) for slot, value in given.items()})
         number, patience, bound.calling = next(bound.runs), deadline(), True
         try:
-            for line in lines:
-                line.send((bound.name, number, *message), patience)
+            for line, address in lines.items():
+                try:
+                    line.send((bound.name, number, *message), patience)
+                except OSError as error:
+                    raise Lost(f"the connection to the worker {address} was lost: {error}") from error
             return self.collect(bound, self.network.replies(lines, bound.name, number))
-        except (Lost, OSError) as lost:
+        except Lost as lost:
             self.network.client.sync(self.recover, bound, lost, 0, asynchronous=False)
             return None
         except BaseException as error:
@@ -166,7 +168,7 @@ class Remote:
         for attempt in range(_TRIES):
             try:
                 parts, values, made, kept = await self.tasks.call(arguments, numbers)
-            except (CancelledError, FutureCancelledError) as error:
+            except FutureCancelledError as error:
                 why = Lost(str(error))
             else:
                 self.plan.observed.places = parts.lanes
