@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import operator
 import uuid
 import weakref
 from collections import OrderedDict
@@ -81,6 +82,7 @@ class Remote:
         self.shares = Shares(plan, name=name, exact=exact, memory=memory, threads=threads)
         self.tasks = Tasks(self.shares, self.network)
         self.bounds: OrderedDict[Any, _Bound] = OrderedDict()
+        self.last: tuple[list[tuple[str, ...]], _Bound] | None = None  # the binding of the last call over lines, and its places
         self.held: dict[str, list[str]] = {}  # worker -> names of what is bound there
         self.binding = asyncio.Lock()
         self.retries = 0
@@ -199,8 +201,13 @@ class Remote:
                     return None
                 homes.append(found[0])
                 names[place] = argument.value.name if found[1] is None else found[1]
-        bound = self.bounds.get((False, *homes))
-        return None if bound is None else (bound, self.by_slot(names))
+        last = self.last  # to compare a thousand places one by one takes a while
+        if last is None or len(last[0]) != len(homes) or not all(map(operator.is_, last[0], homes)):
+            bound = self.bounds.get((False, *homes))
+            if bound is None:
+                return None
+            last = self.last = homes, bound
+        return last[1], self.by_slot(names)
 
     async def bind(self, arguments: Sequence[Argument], everywhere: bool = False) -> tuple[_Bound, dict[int, Any]]:
         """Return the plan bound to where the arguments are, and what their blocks are called.
@@ -258,6 +265,7 @@ class Remote:
         """Let workers drop a binding."""
         if bound is None:
             return
+        self.last = None
         for what in [what for what, other in self.bounds.items() if other is bound]:
             del self.bounds[what]
         self.network.drop({worker: [bound.name] for worker in bound.workers})
