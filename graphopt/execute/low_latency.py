@@ -49,10 +49,10 @@ def timed(stream: Any) -> bool:
     return isinstance(getattr(stream, "interval", None), (int, float))
 
 
-def set_timer(stream: Any, seconds: float | None) -> None:
+def set_timer(stream: Any, seconds: float | None, *, large: bool = False) -> None:
     """Let a stream wait no longer than so many seconds between messages; None for as long as it used to.
 
-    A stream is never made to wait longer than it would by itself.
+    A stream is never made to wait longer than it would by itself. ``large`` says that some of its messages are.
     """
     with _LOCK:
         if seconds is None:
@@ -61,11 +61,13 @@ def set_timer(stream: Any, seconds: float | None) -> None:
                 stream.interval = own
                 _sleep_on(stream, False)
                 _linger(stream, None)
+                _weigh(stream, True)
         elif timed(stream):
             own = _OWN.setdefault(stream, stream.interval)
             stream.interval = min(own, seconds)
             _sleep_on(stream, not stream.interval)
             _linger(stream, None if stream.interval else own)
+            _weigh(stream, bool(stream.interval) or large)
 
 
 def _sleep_on(stream: Any, on: bool) -> None:
@@ -89,6 +91,16 @@ def _sleep_on(stream: Any, on: bool) -> None:
             return wait(timeout)
 
         event.wait = wait_if_there_is_time
+
+
+def _weigh(stream: Any, on: bool) -> None:
+    """Let a stream find out before it writes a message how large it is, or not.
+
+    Messages of megabytes are written by another thread. To know, dask looks through each: longer than it takes to write most.
+    """
+    comm: Any = getattr(stream, "comm", None)
+    if hasattr(comm, "allow_offload"):
+        comm.allow_offload = on
 
 
 #: Messages that nobody waits for.
@@ -301,7 +313,7 @@ class ClientSide:
     def shorten(self) -> None:
         """Set the client's own timer to what counts now, and watch for other connections while it is short."""
         if self.stream is not None:
-            set_timer(self.stream, shortest(self.contexts.values()))
+            set_timer(self.stream, shortest(self.contexts.values()), large=True)  # graphs
         if self.contexts and self.watch is None:
             from tornado.ioloop import PeriodicCallback
 
