@@ -259,12 +259,9 @@ class Network:
     def lines(self, addresses: Sequence[str]) -> dict[Line, str] | None:
         """Return open lines to workers; None if there is one without."""
         channels = [self.channels.get(address) for address in addresses]
-        found = [None if channel is None else channel.line for channel in channels]
-        return (
-            {line: at for line, at in zip(found, addresses, strict=True) if line is not None and not line.closed}
-            if (all([line is not None and not line.closed for line in found]))
-            else None
-        )
+        found = [(channel.line, channel.address) for channel in channels if channel is not None and channel.line is not None]
+        lines = {line: address for line, address in found if not line.closed}
+        return lines if len(lines) == len(addresses) else None
 
     def replies(self, lines: dict[Line, str], plan: str, run: int) -> dict[str, Any]:
         """Wait for the answers to a run that was asked for over lines; raise the first that is none. For who holds `calling`.
