@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from graphopt.execute.ears import Ears
 from graphopt.execute.line import Line, can_take
 from graphopt.execute.packing import flat, round_again
 from graphopt.execute.runs import Mailbox
@@ -169,6 +170,62 @@ def test_comms_without_a_socket_are_left_alone() -> None:
         listener.stop()
 
     asyncio.run(run())
+
+
+# -- ears --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_thread_that_waits_reads_instead_of_the_event_loop() -> None:
+    async def test(near: Line, far: Line, heard: list[Any], gone: list[str]) -> None:
+        ears = Ears()
+        ears.add(far)
+        assert not ears.listen(0.001)
+        with ears, ears:
+            near.send("held")
+            await asyncio.sleep(0.05)
+            assert heard == []
+            assert await asyncio.to_thread(ears.listen, 0.001)
+            assert heard == ["held"]
+            near.send("late")
+        assert not ears.listen(0.001)
+        await until(lambda: heard == ["held", "late"])  # the event loop reads again, also what came before
+        near.send("after")
+        await until(lambda: heard == ["held", "late", "after"])
+
+    with_lines(test)
+
+
+def test_one_thread_listens_and_others_do_not() -> None:
+    async def test(near: Line, far: Line, heard: list[Any], gone: list[str]) -> None:
+        ears = Ears()
+        ears.add(far)
+        with ears:
+            waiting = asyncio.create_task(asyncio.to_thread(ears.listen, 0.3))
+            await asyncio.sleep(0.1)
+            assert not ears.listen(0.001)
+            near.send("for whom?")
+            assert await waiting
+            assert heard == ["for whom?"]
+
+    with_lines(test)
+
+
+def test_lines_that_come_and_go_while_a_thread_listens() -> None:
+    async def test(near: Line, far: Line, heard: list[Any], gone: list[str]) -> None:
+        ears, other = Ears(), Ears()
+        with ears:
+            ears.add(far)  # there were none: the event loop goes on reading
+            near.send(1)
+            await until(lambda: heard == [1])
+        with ears:
+            near.close()
+            await until(lambda: ears.listen(0.001) and far.closed)
+            ears.discard(far)
+            assert ears.listen(0.001)
+        with other:
+            assert not other.listen(0.001)
+
+    with_lines(test)
 
 
 # -- values ------------------------------------------------------------------------------------------------------------

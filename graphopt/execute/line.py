@@ -68,7 +68,7 @@ class Line:
         comm.stream.set_close_callback(self.close)  # somebody else may close it: the pool that it came from
         self.loop.remove_handler(self.socket.fileno())
         if hear is not None:
-            self.loop.add_handler(self.socket.fileno(), self._read, IOLoop.READ)
+            self.resume()
 
     def send(self, message: Any, patience: float = 0.0) -> None:
         """Write a message; wait so many seconds if the other end does not read. May be called on any thread.
@@ -142,13 +142,24 @@ class Line:
                 self.socket.shutdown(socket.SHUT_RDWR)  # who waits for something to read is woken
         self.loop.add_callback(self._close)
 
+    def rest(self) -> None:
+        """Do not read on the event loop for now: a thread does."""
+        if not self.closed:
+            self.loop.remove_handler(self.socket.fileno())
+
+    def resume(self) -> None:
+        """Read on the event loop again."""
+        if not self.closed:
+            self.loop.add_handler(self.socket.fileno(), self.read, IOLoop.READ)
+
     def _close(self) -> None:
         if self.socket.fileno() >= 0:
             self.loop.remove_handler(self.socket.fileno())
         self.comm.abort()
         self.gone()
 
-    def _read(self, *_: Any) -> None:
+    def read(self, *_: Any) -> None:
+        """Hear what has come."""
         assert self.hear is not None
         for message in self.receive():
             try:

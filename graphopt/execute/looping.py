@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from graphopt.execute.ears import Ears
 from graphopt.execute.peers import Peers
 from graphopt.execute.runs import BITS, Held, Pass
 from graphopt.formula import Formula
@@ -112,14 +113,14 @@ class Loop:
         The state to start from, and the number of iterations that made it.
     plan, loop
         The names of the plan and of the loop.
-    peers
-        The connections to other workers.
+    peers, ears
+        The connections to other workers, and from them.
     """
 
     def __init__(
-        self, held: Held, course: Course, leaves: Sequence[Any], first: int, plan: str, loop: int, peers: Peers
+        self, held: Held, course: Course, leaves: Sequence[Any], first: int, plan: str, loop: int, peers: Peers, ears: Ears
     ) -> None:
-        self.held, self.course, self.plan, self.loop, self.peers = held, course, plan, loop, peers
+        self.held, self.course, self.plan, self.loop, self.peers, self.ears = held, course, plan, loop, peers, ears
         self.leaves, self.number = list(leaves), first
         self.base: list[Any] = []
         self.bounds: Any = None
@@ -139,7 +140,7 @@ class Loop:
         while True:
             if self.way is None:
                 self.way = self.begin()
-            if not self.way.go(wanted):
+            if not self.way.go(wanted, self.ears.listen):
                 return
             self.turn(self.way)
             self.way = None
@@ -185,7 +186,8 @@ class Loop:
             if not self.done:
                 self.fill()
             while not self.done:
-                await job(self.go, wanted)
+                with self.ears:
+                    await job(self.go, wanted)
                 if self.way is not None:
                     await self.way.wait()
                 await self.look_around(tell)

@@ -68,13 +68,20 @@ class Mailbox:
             await came.wait()
         return found
 
-    def wait(self, needs: Sequence[int], wanted: Callable[[], bool]) -> dict[int, Any] | None:
+    def wait(
+        self, needs: Sequence[int], wanted: Callable[[], bool], listen: Callable[[float], bool] = lambda _: False
+    ) -> dict[int, Any] | None:
         """Wait a little for slots, on a task thread; return None if they do not come, or the thread is wanted elsewhere.
 
-        A thread that waited for as long as it takes could be waited for by the very peer that it waits for.
+        A thread that waited for as long as it takes could be waited for by the very peer that it waits for. ``listen`` reads
+        messages, if that is for this thread to do.
         """
         until = time.monotonic() + _PATIENCE
         while (found := self.found(needs)) is None:
+            if listen(_LOOK):
+                if wanted() or time.monotonic() > until:
+                    return self.found(needs)
+                continue
             gate = threading.Lock()
             gate.acquire()
             self.gates.append(gate.release)
@@ -166,13 +173,13 @@ class Pass:
         self.sending: list[Future[None]] = []
         self.seconds = 0.0
 
-    def go(self, wanted: Callable[[], bool]) -> bool:
+    def go(self, wanted: Callable[[], bool], listen: Callable[[float], bool] = lambda _: False) -> bool:
         """Go on, on a task thread; return whether the end was reached. ``wanted`` says whether others need the thread."""
         values = self.values
         while self.at < len(self.phases):
             phase = self.phases[self.at]
             if phase.needs and not self.arrived:
-                found = self.box.wait(phase.needs, wanted)
+                found = self.box.wait(phase.needs, wanted, listen)
                 if found is None:
                     return False
                 self.take(found)

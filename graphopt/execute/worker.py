@@ -28,6 +28,7 @@ from distributed.protocol import pickle
 from distributed.protocol.serialize import Serialize
 
 from graphopt.execute import blas
+from graphopt.execute.ears import Ears
 from graphopt.execute.line import GREETING, Line, can_take
 from graphopt.execute.looping import Disagreement, Loop
 from graphopt.execute.packing import flat, nbytes, packed, round_again, unpacked
@@ -85,6 +86,7 @@ class Replayer:
         self.plans: dict[str, Held] = {}
         self.peers = Peers(worker, _here)
         _HERE[worker.address] = self
+        self.ears = Ears()
         self.lines: set[Line] = set()
         self.entries: dict[str, _Entry] = {}  # by function
         self.counting = threading.Lock()
@@ -162,11 +164,14 @@ class Replayer:
 
         line = Line(comm, asked if client else delivered, ended.set)
         self.lines.add(line)
+        if peer:
+            self.ears.add(line)
         try:
             line.send(GREETING)
             await ended.wait()
         finally:
             self.lines.discard(line)
+            self.ears.discard(line)
             line.close()
             self.lose(peer)
         return Status.dont_reply
@@ -361,7 +366,7 @@ class Replayer:
         """Run a part again and again, until the end."""
         held = self.held(plan)
         what, leaves, first, speaks = unpacked(course)
-        loop = Loop(held, what, leaves, first, plan, run >> BITS, self.peers)
+        loop = Loop(held, what, leaves, first, plan, run >> BITS, self.peers, self.ears)
         said = first, 0.0
 
         def log() -> None:
