@@ -334,7 +334,7 @@ def _checked(answer: dict[str, Any]) -> dict[str, Any]:
         return answer
     if status == "missing":
         keys = pickle.loads(answer["keys"])
-        raise Lost(f"{len(keys)} blocks have moved, such as {keys[0]!r}", keys)
+        raise Lost(f"{len(keys)} blocks have moved, such as {keys[0]!r}")
     if status == "lost":
         raise Lost(answer["why"])
     _, error, traceback = clean_exception(**{name: value for name, value in answer.items() if name != "status"})

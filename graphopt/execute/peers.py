@@ -14,13 +14,13 @@ from distributed.comm.core import connect
 from graphopt.execute.line import GREETING, Line, can_take
 from graphopt.execute.packing import LARGE, flat, nbytes, packed
 
-__all__ = ["HEAR", "LINE", "PeerLost", "Peers", "open_comm", "open_line"]
+__all__ = ["HEAR", "LINE", "PATIENCE", "PeerLost", "Peers", "open_comm", "open_line"]
 
 #: What the operations are called that a worker learns: to hear peers over a comm, and to take a comm as a line.
 HEAR, LINE = "graphopt-hear", "graphopt-line"
 
-#: For how many seconds a task thread tries to send to a peer that does not read.
-_PATIENCE = 60.0
+#: For how many seconds a task thread tries to send to an end that does not read.
+PATIENCE = 60.0
 
 
 class PeerLost(Exception):
@@ -74,7 +74,7 @@ class Peers:
             loop: Any = self.worker.loop.asyncio_loop
             return asyncio.run_coroutine_threadsafe(self.send_by_comm(to, plan, run, slots, values), loop)
         try:
-            line.send((plan, run, slots, [flat(value) for value in values]), _PATIENCE)
+            line.send((plan, run, slots, [flat(value) for value in values]), PATIENCE)
         except OSError as error:
             raise PeerLost(f"{to}: {error}") from error
         return None

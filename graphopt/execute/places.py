@@ -29,10 +29,6 @@ _SAY = 10.0
 class Lost(Exception):
     """A run that cannot go on as it was bound: a worker, a peer or a block is gone."""
 
-    def __init__(self, why: str, keys: Any = ()) -> None:
-        super().__init__(why)
-        self.keys = list(keys)
-
 
 def deadline() -> float:
     """Return how many seconds a worker may be silent."""

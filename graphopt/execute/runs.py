@@ -96,8 +96,8 @@ class Mailbox:
 class Held:
     """A part that is bound, and its runs."""
 
-    def __init__(self, resident: Resident, client: str) -> None:
-        self.resident, self.client = resident, client
+    def __init__(self, resident: Resident) -> None:
+        self.resident = resident
         self.mail: dict[int, Mailbox] = {}
         self.over: set[int] = set()  # runs that were given up: what still comes for them is not for anybody
         self.ended: dict[int, tuple[int, Exception]] = {}  # loops of which no run from this on will be: why

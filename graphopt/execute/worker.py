@@ -6,6 +6,8 @@ processes. What is small and often goes over lines (`line.py`), which are comms 
 
 Events are handled on the worker's event loop, which waits for messages. Work is done by its task threads. They take a run as
 far as they can, and wait for a message for some milliseconds at most: two runs cannot hold all threads and wait for each other.
+
+The file is a little long: all that can happen to a run is here, because any of it may happen while any other is awaited.
 """
 
 from __future__ import annotations
@@ -14,11 +16,9 @@ import asyncio
 import contextlib
 import functools
 import logging
-import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from dask.sizeof import sizeof
@@ -29,10 +29,11 @@ from distributed.protocol.serialize import Serialize
 
 from graphopt.execute import blas
 from graphopt.execute.ears import Ears
+from graphopt.execute.events import Events
 from graphopt.execute.line import GREETING, Line, can_take
 from graphopt.execute.looping import Disagreement, Loop
 from graphopt.execute.packing import flat, nbytes, packed, round_again, unpacked
-from graphopt.execute.peers import HEAR, LINE, PeerLost, Peers
+from graphopt.execute.peers import HEAR, LINE, PATIENCE, PeerLost, Peers
 from graphopt.execute.resident import Binding, Missing, Resident
 from graphopt.execute.runs import BITS, Held, Pass, Stopped
 
@@ -45,9 +46,6 @@ SERVE = "graphopt-serve"
 
 #: A plan that has not run for so many seconds does not hold on to chunks.
 _IDLE = 2.0
-
-#: For how many seconds a task thread tries to answer a client that does not read.
-_PATIENCE = 60.0
 
 
 class ReplayPlugin(WorkerPlugin):
@@ -88,8 +86,7 @@ class Replayer:
         _HERE[worker.address] = self
         self.ears = Ears()
         self.lines: set[Line] = set()
-        self.entries: dict[str, _Entry] = {}  # by function
-        self.counting = threading.Lock()
+        self.events = Events(worker)
         self.closed = False
 
     # -- events ------------------------------------------------------------------------------------------------------
@@ -257,7 +254,7 @@ class Replayer:
         resident = Resident(binding, self.worker.data, self.executor, self.worker.state.nthreads)
         await self.job(blas.refresh)
         await self.peers.open({str(to) for phase in binding.part.phases for to, _ in phase.sends})
-        self.plans[plan] = Held(resident, client)
+        self.plans[plan] = Held(resident)
         return {"status": "OK"}
 
     @property
@@ -319,7 +316,7 @@ class Replayer:
         """Return the answer to a run that has come to its end."""
         out = [call.values[slot] for slot in call.held.resident.part.gives]
         call.held.used = time.monotonic()
-        self.log(call.held, 1, call.seconds)
+        self.events.log(call.held.resident.binding.name, 1, call.seconds)
         return {"status": "OK", "values": out, "seconds": call.seconds}
 
     def asked(self, client: str, line: Line, plan: str, run: int, names: Any, small: Mapping[int, Any]) -> None:
@@ -345,7 +342,7 @@ class Replayer:
                 call.held.over.add(run)
                 reply = self.excuse(error)
             call.close()
-            answer(reply, _PATIENCE)
+            answer(reply, PATIENCE)
 
         async def rest() -> None:
             try:
@@ -371,7 +368,7 @@ class Replayer:
 
         def log() -> None:
             nonlocal said
-            self.log(held, loop.number - said[0], loop.worked - said[1])
+            self.events.log(held.resident.binding.name, loop.number - said[0], loop.worked - said[1])
             said = loop.number, loop.worked
 
         async def say(number: int, leaves: list[Any]) -> None:
@@ -414,29 +411,8 @@ class Replayer:
             self.worker.loop.call_later(max(left, 0.1), self._look, plan)
         else:
             plan.resident.watched = False
-            self.log(plan, 0, 0.0, rate=0.0)
+            self.events.log(plan.resident.binding.name, 0, 0.0, rate=0.0)
             plan.resident.release()
-
-    def log(self, held: Held, runs: int, seconds: float, rate: float = 0.5) -> None:
-        """Tell dask and its dashboard, at a bounded rate, how often a function ran since the last time, and for how long."""
-        name, now = held.resident.binding.name, time.monotonic()
-        with self.counting:
-            entry = self.entries.setdefault(name, _Entry())
-            entry.runs, entry.seconds = entry.runs + runs, entry.seconds + seconds
-            if not entry.runs or now - entry.told <= rate:
-                return
-            self.entries[name] = _Entry(now)
-        said = {"function": name, "worker": self.worker.address, "runs": entry.runs, "seconds": entry.seconds}
-        self.worker.log_event("graphopt", said)
-
-
-@dataclass
-class _Entry:
-    """What a function did since it was last told of."""
-
-    told: float = 0.0
-    runs: int = 0
-    seconds: float = 0.0
 
 
 #: The workers of this process, by address.
