@@ -18,7 +18,7 @@ from dask.blockwise import Blockwise
 from graphopt.spec import DataNode, GraphNode, Task, TaskRef
 from graphopt.types import Key
 
-__all__ = ["blocks", "derive"]
+__all__ = ["block_counts", "blocks", "derive"]
 
 #: Slots that this version of dask has beside those that `derive` copies by name.
 _OTHER_SLOTS = tuple(
@@ -58,7 +58,7 @@ def blocks(layer: Any, wanted: Collection[Key]) -> dict[Key, Task] | None:
     template = _fill_constants(layer, holes)
     if template is None:
         return None
-    dims = _dims(layer)
+    dims = block_counts(layer)
     ranges = [range(dims[i]) for i in layer.output_indices]
     places: Any = layer.output_blocks or itertools.product(*ranges)
     inputs = _inputs(layer, holes)
@@ -75,7 +75,7 @@ def blocks(layer: Any, wanted: Collection[Key]) -> dict[Key, Task] | None:
     return out
 
 
-def _dims(layer: Any) -> dict[Any, int]:
+def block_counts(layer: Any) -> dict[Any, int]:
     """Return how many blocks there are along each index; dask's own way of counting takes longer than all the rest."""
     if layer.new_axes:
         return dict(layer.dims)

@@ -26,6 +26,8 @@ __all__ = [
     "flatten_keys",
     "is_constant",
     "key_name",
+    "layer_order",
+    "merged",
     "normalise",
     "read",
     "toposort",
@@ -245,16 +247,14 @@ def read(
 
 def _read_layers(graph: Any, keys: list[Key], merge_layers: bool) -> tuple[dict[Key, Node], dict[Key, dict[str, Any]]]:
     """Materialise a high-level graph from its last layer to its first, each layer for the keys that are needed."""
-    if merge_layers and keys and len(graph.layers) <= _MERGE_LAYERS:
-        from dask.blockwise import optimize_blockwise
-
-        graph = optimize_blockwise(graph, keys=keys)
+    if merge_layers:
+        graph = merged(graph, keys)
     all_keys = _AllKeys(graph)
     nodes: dict[Key, Node] = {}
     notes: dict[Key, dict[str, Any]] = {}
     needed = set(keys)
     layers = dict(graph.layers.items())
-    for name in reversed(_layer_order(dict(graph.dependencies.items()))):
+    for name in reversed(layer_order(dict(graph.dependencies.items()))):
         layer = layers[name]
         if not keys:
             found = {k: as_node(k, v, all_keys) for k, v in layer.items()}
@@ -271,6 +271,15 @@ def _read_layers(graph: Any, keys: list[Key], merge_layers: bool) -> tuple[dict[
     return dict(reversed(nodes.items())), notes
 
 
+def merged(graph: Any, keys: list[Key]) -> Any:
+    """Let dask merge neighbouring Blockwise layers of a high-level graph, of which these keys are asked for."""
+    if not keys or len(graph.layers) > _MERGE_LAYERS:
+        return graph
+    from dask.blockwise import optimize_blockwise
+
+    return optimize_blockwise(graph, keys=keys)
+
+
 class _AllKeys:
     """The keys of all layers, counted only when a legacy task makes us ask."""
 
@@ -285,7 +294,7 @@ class _AllKeys:
         return key in self._keys
 
 
-def _layer_order(depends: Mapping[str, Iterable[str]]) -> list[str]:
+def layer_order(depends: Mapping[str, Iterable[str]]) -> list[str]:
     """List the layers so that each comes after those it depends on; by name where that leaves a choice.
 
     dask keeps the names in sets, whose order differs from process to process; what we generate must not.

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, ClassVar
 
+from dask.highlevelgraph import HighLevelGraph
 from dask.utils import format_bytes
 
 from graphopt.explain import left_apart
-from graphopt.graph import is_constant, read
+from graphopt.graph import is_constant, merged, read
 from graphopt.kernel import Kernel
 from graphopt.lazy import lazy
 from graphopt.outline import Outline, outline, same
@@ -20,8 +21,10 @@ from graphopt.pipeline import Policy, no_garbage
 from graphopt.schedule import Level, Schedule, lay_out
 from graphopt.spec import TaskRef
 from graphopt.standins import refuse_captured, with_references
+from graphopt.symmetry import sample
 from graphopt.trace import Argument, Trace, rebound, same_names
 from graphopt.types import Graph, Key, Node, Refusal, TraceError
+from graphopt.widen import widen
 
 __all__ = ["Plan", "make_plan"]
 
@@ -261,10 +264,12 @@ def make_plan(trace: Callable[[str], Trace], policy: Policy, *, exact: bool) -> 
 
 
 def _plan_of(found: Trace, again: Trace, policy: Policy, exact: bool) -> Plan:
-    nodes, keys = _nodes_of(found)
+    keys = _keys_of(found)
+    layers = merged(found.graph, keys)
+    few = None if exact else sample(layers, keys, found.slots, max(2, policy.parallelism or 1) + 1)
+    nodes = _nodes_of(found, keys, layers) if few is None else few.nodes
     functions = refuse_captured(nodes, found.slots)
-    graph = lower(nodes)
-    if not same_names(found, again) and not same(_outline(found, graph, keys), _outline(again, *_graph_of(again))):
+    if not same_names(found, again) and not same(_outline(found), _outline(again)):
         raise TraceError(
             "The function does something else each time it runs: it draws random numbers, reads the time, or counts its calls. "
             "A replay would repeat what it did first. Do that outside and pass the result as an argument; a random array may "
@@ -273,7 +278,14 @@ def _plan_of(found: Trace, again: Trace, policy: Policy, exact: bool) -> Plan:
     del again
     refusals: list[Refusal] = []
     small = [key for key, (place, _) in found.slots.items() if found.kinds[place] == "array"]
-    schedule = lay_out(graph, keys, policy, exact=exact, refusals=refusals, small=small)
+    schedule = None
+    if few is not None:
+        schedule = widen(lay_out(lower(nodes), few.keys, policy, exact=exact, refusals=refusals, small=small), few, refusals)
+        if schedule is None:
+            refusals.clear()
+            nodes = _nodes_of(found, keys, layers)
+    if schedule is None:
+        schedule = lay_out(lower(nodes), keys, policy, exact=exact, refusals=refusals, small=small)
     blocks = tuple([(slot, *found.slots[key]) for key, slot in schedule.slots.items() if key in found.slots])
     results = tuple([tuple([schedule.slots[key] for key in result.keys]) for result in found.results])
     return Plan(schedule, found, blocks, results, tuple(refusals), _tasks_of(found), functions=functions)
@@ -290,19 +302,19 @@ def _tasks_of(trace: Trace) -> int:
     return count
 
 
-def _graph_of(trace: Trace) -> tuple[Graph, list[Key]]:
-    """Return the tasks of a trace with lean functions in them, and what is asked for."""
-    nodes, keys = _nodes_of(trace)
-    return lower(nodes), keys
+def _keys_of(trace: Trace) -> list[Key]:
+    """List what is asked for, each once."""
+    return list(dict.fromkeys(key for result in trace.results for key in result.keys))
 
 
-def _nodes_of(trace: Trace) -> tuple[Graph, list[Key]]:
-    """Return the tasks of a trace, what is given as references, and what is asked for."""
-    keys = list(dict.fromkeys(key for result in trace.results for key in result.keys))
-    nodes, _ = read(trace.graph, keys)
+def _nodes_of(trace: Trace, keys: list[Key], layers: HighLevelGraph) -> Graph:
+    """Return the tasks of a trace, with references in place of what is given."""
+    nodes, _ = read(layers, keys, merge_layers=False)
     given: dict[Key, Node] = {key: TaskRef(key) for key in trace.slots}
-    return {**given, **{key: with_references(node) for key, node in nodes.items() if key not in given}}, keys
+    return {**given, **{key: with_references(node) for key, node in nodes.items() if key not in given}}
 
 
-def _outline(trace: Trace, graph: Graph, keys: list[Key]) -> Outline:
-    return outline(graph, keys, {**trace.slots, **trace.numbers})
+def _outline(trace: Trace) -> Outline:
+    keys = _keys_of(trace)
+    nodes = _nodes_of(trace, keys, merged(trace.graph, keys))
+    return outline(lower(nodes), keys, {**trace.slots, **trace.numbers})

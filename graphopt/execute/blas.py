@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -13,17 +14,20 @@ __all__ = ["one_thread", "refresh"]
 
 _GUARD = threading.Lock()
 _libraries: list[Any] = []
+_modules = -1
 _users = 0
 _before: list[int] = []
 
 
 def refresh() -> None:
-    """Look for BLAS libraries that were loaded since."""
-    global _libraries
+    """Look for BLAS libraries that were loaded since: looking takes longer than to plan a small step, and imports load them."""
+    global _libraries, _modules
+    if len(sys.modules) == _modules:
+        return
     found = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
     with _GUARD:
         if not _users:
-            _libraries = found
+            _libraries, _modules = found, len(sys.modules)
 
 
 @contextlib.contextmanager
