@@ -84,7 +84,7 @@ class _Ready:
         self.small = [(slot, place) for slot, place, _ in plan.blocks if plan.trace.kinds[place] == "array"]
         self.threads = Threads(len(plan.levels))
         self.bound: tuple[tuple[Any, ...], list[Any], Bounds] | None = None
-        self.ran = False
+        self.ran = self.checked = False
         self.loops = None if exact else _loops_of(plan)
         self.compiling = threading.RLock()
         self.exact, self.memory = exact, memory
@@ -198,7 +198,7 @@ class Compiled:
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """Return the plan that a call with these arguments would run, without running it."""
         arguments, structure = self._arguments(args, kwargs)
-        return replace(self._find(arguments, structure, active_client()).plan, given=tuple(arguments))
+        return replace(self._find(arguments, structure, active_client(), again=True).plan, given=tuple(arguments))
 
     def close(self) -> None:
         """Forget all plans, and let the workers of clusters let go of what they hold for them."""
@@ -281,18 +281,20 @@ class Compiled:
             if known[0] is graph:
                 del self._blocks[name]
 
-    def _find(self, arguments: list[Argument], structure: Structure, client: Any = None) -> _Ready:
+    def _find(self, arguments: list[Argument], structure: Structure, client: Any = None, *, again: bool = False) -> _Ready:
+        """Return the plan for these arguments. When it is used ``again``, see once whether the function still does the same."""
+        traced = functools.partial(trace, self._fn, arguments, structure, self._parameters)
         policy = self._policy.resolve() if client is None else resolved(self._policy, client)
         given = (structure, policy, tuple([argument.signature for argument in arguments]))
         signature = (given, captured(self._fn, running=self._running))
         with self._guard:
             self._remember(arguments)
             ready = self._ready.get(signature)
+            again = again or ready is not None
             if ready is None:  # or another thread has just traced it, and found out which functions run on chunks
                 signature = (given, captured(self._fn, running=self._running))
                 ready = self._ready.get(signature)
             if ready is None:
-                traced = functools.partial(trace, self._fn, arguments, structure, self._parameters)
                 plan = make_plan(traced, policy, exact=self._exact)
                 self._running.update(plan.functions)
                 signature = (given, captured(self._fn, running=self._running))
@@ -301,6 +303,12 @@ class Compiled:
                 self.stats = replace(self.stats, traces=self.stats.traces + 1)
                 while len(self._ready) > _PLANS:
                     self._ready.popitem(last=False)
+            if again and not ready.checked:
+                ready.plan.check_again(traced)
+                ready.checked = True
+                del self._ready[signature]  # the function may have counted its calls in what it captures
+                signature = (given, captured(self._fn, running=self._running))
+                self._ready[signature] = ready
             self._ready.move_to_end(signature)
         return ready
 
@@ -319,8 +327,8 @@ def compile(
     ----------
     fn : callable
         A function written in plain dask: it takes chunked dask arrays, small NumPy arrays and numbers, in any nesting of
-        tuples, lists, dicts and dataclasses, and returns dask collections likewise. It is called twice for each
-        signature, to make sure that it does the same each time.
+        tuples, lists, dicts and dataclasses, and returns dask collections likewise. It runs in the first call of
+        each signature, and in the second, to see that it does the same each time.
     static : iterable of str
         Names of arguments whose values the function may look at: it is traced anew for each value. Strings, bools, None and
         other objects are static anyway.
@@ -341,7 +349,8 @@ def compile(
     Raises
     ------
     TraceError
-        If the function looks at values while it is traced; the message says what to do instead.
+        If the function looks at values while it is traced, or, in the second call, if it does something else than in the
+        first; the message says what to do instead.
     MemoryLimitError
         If a call would hold more than ``memory``.
 

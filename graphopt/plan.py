@@ -81,6 +81,8 @@ class Plan:
         What was left apart and why.
     tasks : int
         How many tasks the graph has as it was built.
+    token : str
+        What the names of stand-ins in the trace end in.
     observed : Observed
         What is known once the plan has run: memory, compiled loops.
     functions : tuple
@@ -95,6 +97,7 @@ class Plan:
     results: tuple[tuple[int, ...], ...]
     refusals: tuple[Refusal, ...]
     tasks: int
+    token: str
     observed: Observed = field(default_factory=Observed, compare=False, repr=False)
     functions: tuple[Callable[..., Any], ...] = field(default=(), compare=False, repr=False)
     given: tuple[Argument, ...] = field(default=(), compare=False, repr=False)
@@ -220,6 +223,23 @@ class Plan:
         kept = [slot for slots in self.results for slot in slots]
         self.schedule._check([slot for slot, _, _ in self.blocks], kept)
 
+    def check_again(self, trace: Callable[[str], Trace]) -> None:
+        """Trace the function again, and raise if it does something else than this plan: before the plan is used again.
+
+        Raises
+        ------
+        TraceError
+            If it does.
+        """
+        with no_garbage():
+            again = trace(self.token)
+            if not same_names(self.trace, again) and not same(_outline(self.trace), _outline(again)):
+                raise TraceError(
+                    "The function does something else each time it runs: it draws random numbers, reads the time, or counts "
+                    "its calls. A replay would repeat what it did first. Do that outside and pass the result as an argument; a "
+                    "random array may be made inside from a generator with a seed of its own, which repeats its draw."
+                )
+
     def bind_numbers(self, values: list[Any], arguments: Sequence[Argument]) -> None:
         """Fill in the slots of numbers."""
         for slot, value in self.numbers(arguments).items():
@@ -246,8 +266,7 @@ def make_plan(trace: Callable[[str], Trace], policy: Policy, *, exact: bool) -> 
     Parameters
     ----------
     trace
-        Traces the function with a token for the names of stand-ins. It is called twice, to see that the function does the same
-        each time it runs.
+        Traces the function with a token for the names of stand-ins.
     policy
         How far to go; ``parallelism`` must be settled.
     exact
@@ -256,39 +275,33 @@ def make_plan(trace: Callable[[str], Trace], policy: Policy, *, exact: bool) -> 
     Raises
     ------
     TraceError
-        If the function does what a replay cannot do again.
+        If the function does what a replay cannot do.
     """
     token = uuid.uuid4().hex
     with no_garbage():
-        return _plan_of(trace(token), trace(token), policy, exact)
+        return _plan_of(trace(token), token, policy, exact)
 
 
-def _plan_of(found: Trace, again: Trace, policy: Policy, exact: bool) -> Plan:
-    keys = _keys_of(found)
-    layers = merged(found.graph, keys)
-    few = None if exact else sample(layers, keys, found.slots, max(2, policy.parallelism or 1) + 1)
-    nodes = _nodes_of(found, keys, layers) if few is None else few.nodes
-    functions = refuse_captured(nodes, found.slots)
-    if not same_names(found, again) and not same(_outline(found), _outline(again)):
-        raise TraceError(
-            "The function does something else each time it runs: it draws random numbers, reads the time, or counts its calls. "
-            "A replay would repeat what it did first. Do that outside and pass the result as an argument; a random array may "
-            "be made inside from a generator with a seed of its own, which repeats its draw."
-        )
-    del again
+def _plan_of(trace: Trace, token: str, policy: Policy, exact: bool) -> Plan:
+    keys = _keys_of(trace)
+    layers = merged(trace.graph, keys)
+    few = None if exact else sample(layers, keys, trace.slots, (policy.parallelism or 1) + 1)
+    nodes = _nodes_of(trace, keys, layers) if few is None else few.nodes
+    functions = refuse_captured(nodes, trace.slots)
     refusals: list[Refusal] = []
-    small = [key for key, (place, _) in found.slots.items() if found.kinds[place] == "array"]
+    small = [key for key, (place, _) in trace.slots.items() if trace.kinds[place] == "array"]
     schedule = None
     if few is not None:
-        schedule = widen(lay_out(lower(nodes), few.keys, policy, exact=exact, refusals=refusals, small=small), few, refusals)
+        found = lay_out(lower(nodes), few.keys, policy, exact=exact, refusals=refusals, small=small)
+        schedule = widen(found, few, refusals)
         if schedule is None:
             refusals.clear()
-            nodes = _nodes_of(found, keys, layers)
+            nodes = _nodes_of(trace, keys, layers)
     if schedule is None:
         schedule = lay_out(lower(nodes), keys, policy, exact=exact, refusals=refusals, small=small)
-    blocks = tuple([(slot, *found.slots[key]) for key, slot in schedule.slots.items() if key in found.slots])
-    results = tuple([tuple([schedule.slots[key] for key in result.keys]) for result in found.results])
-    return Plan(schedule, found, blocks, results, tuple(refusals), _tasks_of(found), functions=functions)
+    blocks = tuple([(slot, *trace.slots[key]) for key, slot in schedule.slots.items() if key in trace.slots])
+    results = tuple([tuple([schedule.slots[key] for key in result.keys]) for result in trace.results])
+    return Plan(schedule, trace, blocks, results, tuple(refusals), _tasks_of(trace), token=token, functions=functions)
 
 
 def _tasks_of(trace: Trace) -> int:

@@ -294,7 +294,7 @@ def test_in_place_operators_do_not_reach_the_caller() -> None:
 
 
 def test_side_effects_happen_while_tracing_only() -> None:
-    """Twice: the second trace is to see whether the function does the same each time."""
+    """Twice: the second trace, before the first replay, is to see whether the function does the same each time."""
     ran: list[int] = []
     step = exact(lambda X: (ran.append(1), X + 1)[1])
     for _ in range(5):
@@ -304,8 +304,18 @@ def test_side_effects_happen_while_tracing_only() -> None:
 
 @pytest.mark.parametrize("draw", [random.random, time.perf_counter, lambda: np.random.default_rng().random()])
 def test_values_made_anew_are_refused(draw: Any) -> None:
+    step, X = exact(lambda X: X * draw()), held()
+    plain(step(X))  # as dask would do it
+    for _ in range(2):
+        with pytest.raises(go.TraceError, match="something else each time"):
+            step(X)
     with pytest.raises(go.TraceError, match="something else each time"):
-        exact(lambda X: X * draw())(held())
+        exact(lambda X: X * draw()).plan(X)  # which may be used at once and again
+
+
+def test_values_made_anew_do_not_reach_a_loop() -> None:
+    with pytest.raises(go.TraceError, match="something else each time"):
+        go.iterate(lambda b, X: b + X.sum() * random.random(), np.zeros(()), held(), max_iter=5)
 
 
 def test_seeded_draws_are_repeated_as_dask_repeats_them() -> None:
