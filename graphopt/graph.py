@@ -9,7 +9,7 @@ All functions are pure and linear in tasks and edges.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from dask.utils import key_split
@@ -254,7 +254,7 @@ def _read_layers(graph: Any, keys: list[Key], merge_layers: bool) -> tuple[dict[
     notes: dict[Key, dict[str, Any]] = {}
     needed = set(keys)
     layers = dict(graph.layers.items())
-    for name in reversed(layer_order(dict(graph.dependencies.items()))):
+    for name in reversed(layer_order(graph, keys)):
         layer = layers[name]
         if not keys:
             found = {k: as_node(k, v, all_keys) for k, v in layer.items()}
@@ -294,21 +294,41 @@ class _AllKeys:
         return key in self._keys
 
 
-def layer_order(depends: Mapping[str, Iterable[str]]) -> list[str]:
-    """List the layers so that each comes after those it depends on; by name where that leaves a choice.
+def layer_order(graph: Any, keys: Iterable[Key] = ()) -> list[str]:
+    """List the layers so that each comes after those it depends on: in the order of what is asked for, and of arguments.
 
-    dask keeps the names in sets, whose order differs from process to process; what we generate must not.
+    dask keeps dependencies in sets, and names layers by digests: both would give another order in every process, and what we
+    generate, and keep on disk, another text. Names decide only where nothing else does.
     """
+    layers, depends = graph.layers, graph.dependencies
     out: dict[str, None] = {}
-    stack = [(name, False) for name in sorted(depends, key=str, reverse=True)]
-    while stack:
-        name, done = stack.pop()
-        if done:
-            out[name] = None
-        elif name not in out:
-            stack.append((name, True))
-            stack.extend((dep, False) for dep in sorted(depends.get(name, ()), key=str, reverse=True) if dep not in out)
+
+    def visit(roots: Iterable[Any]) -> None:
+        stack = [(name, False) for name in reversed(list(roots)) if name in depends]
+        while stack:
+            name, done = stack.pop()
+            if done:
+                out[name] = None
+            elif name not in out:
+                stack.append((name, True))
+                below = depends.get(name, ())
+                if len(below) > 1:
+                    below = dict.fromkeys([*_arguments(layers[name], below), *_by_name(below)])
+                stack.extend([(dep, False) for dep in reversed(list(below)) if dep not in out])
+
+    visit(dict.fromkeys(key[0] if isinstance(key, tuple) and key else key for key in keys))
+    if len(out) < len(depends):
+        visit(_by_name(depends))
     return list(out)
+
+
+def _by_name(names: Iterable[Any]) -> list[Any]:
+    return sorted(names, key=lambda name: (key_name(name), str(name)))
+
+
+def _arguments(layer: Any, below: Collection[Any]) -> list[Any]:
+    """List the layers that a Blockwise layer reads, in the order of its arguments; none for other layers."""
+    return [name for name, index in getattr(layer, "indices", ()) if index is not None and name in below]
 
 
 def _narrow(layer: Any, needed: set[Key], all_keys: _AllKeys) -> Mapping[Key, Any]:

@@ -116,7 +116,7 @@ def sample(graph: HighLevelGraph, keys: Sequence[Key], given: Collection[Key], f
         How many blocks to keep, at least as many as there are threads: as many lanes as that are to stay apart.
     """
     sampler = _Sampler(graph, given, few)
-    return sampler.sample if sampler.count >= 3 * few and sampler.run() and sampler.cut(keys) else None
+    return sampler.sample if sampler.count >= 3 * few and sampler.run(keys) and sampler.cut(keys) else None
 
 
 class _Sampler:
@@ -138,8 +138,8 @@ class _Sampler:
     def sample(self) -> Sample:
         return Sample(self.nodes, self.keys, self.few, self.count, self.series, self.inner)
 
-    def run(self) -> bool:
-        return all(self.layer(name, self.layers[name]) for name in layer_order(dict(self.graph.dependencies.items())))
+    def run(self, keys: Sequence[Key]) -> bool:
+        return all(self.layer(name, self.layers[name]) for name in layer_order(self.graph, keys))
 
     def cut(self, keys: Sequence[Key]) -> bool:
         """Ask for the few of what is asked for; say whether of each series all is."""

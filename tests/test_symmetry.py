@@ -163,6 +163,14 @@ def test_the_plan_is_that_of_all_blocks(name: str, uneven: bool, samples: list[A
     close(step(*arguments), wanted(ALIKE[name], *arguments))
 
 
+@pytest.mark.parametrize("blocks", [3, BLOCKS])
+def test_the_text_of_kernels_does_not_depend_on_names(blocks: int) -> None:
+    """It is kept on disk, compiled: another process, whose stand-ins have other names, must find it."""
+    plans = [go.compile(logistic).plan(*data(blocks)) for _ in range(8)]
+    assert len({frozenset(plan.trace.graph.layers) for plan in plans}) == len(plans)
+    assert len({plan.source for plan in plans}) == 1
+
+
 def test_columns_in_several_chunks(samples: list[Any], same_names: None) -> None:
     X, y, _ = data()
     X = X.rechunk({1: 2}).persist(scheduler="sync")
