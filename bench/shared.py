@@ -17,7 +17,9 @@ from itertools import pairwise
 from operator import add
 from typing import Any
 
+import dask
 import dask.array as da
+import numpy as np
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 from measure import interleaved, machine
@@ -76,6 +78,37 @@ def increments(rounds: int) -> Iterator[Row]:
         ours = interleaved({"ours": partial(go.optimize, x.dask, keys)}, rounds, cpu=True)["ours"]
         theirs = interleaved({"dask": partial(dask_optimize, x.dask, keys)}, 1, cpu=True)["dask"]
         yield f"optimise x = x + 1, {n} times", f"{theirs:.2f} s", f"{ours:.3f} s", "≤ 0.1 s" if n == 2_000 else ""
+
+
+def logistic(X: da.Array, y: da.Array, beta: Any) -> Any:
+    """Return loss and gradient, as in the README."""
+    eta = X.dot(beta)
+    p = 1 / (1 + da.exp(-eta))
+    return (da.log1p(da.exp(-eta)) + (1 - y) * eta).sum(), X.T.dot(p - y)
+
+
+def first_plans(rounds: int) -> Iterator[Row]:
+    """Plan a step for the first time, where dask builds and optimises the same expression for each iteration."""
+    for chunks in (100, 1_000):
+        X = da.zeros((20_000, 15), chunks=(20_000 // chunks, 15)).persist(scheduler="sync")
+        y = da.zeros(20_000, chunks=20_000 // chunks).persist(scheduler="sync")
+        given = X, y, np.zeros(15)
+
+        def planned(given: Any = given) -> None:
+            step = go.compile(logistic)
+            step._find(*step._arguments(given, {}))  # what a first call does before it runs
+
+        runs: dict[str, Callable[[], Any]] = {
+            "dask": lambda given=given: dask.optimize(*logistic(*given)),
+            "plan": planned,
+            "checked": lambda given=given: go.compile(logistic).plan(*given),
+            "call": lambda given=given: go.compile(logistic)(*given),
+        }
+        found = interleaved(runs, rounds, cpu=True)
+        theirs = f"{found['dask'] * 1e3:.1f} ms"
+        for name, what in (("plan", "a first plan"), ("checked", "and traced again"), ("call", "a first call")):
+            ratio = f"{found[name] * 1e3:.1f} ms ({found['dask'] / found[name]:.1f} x)"
+            yield f"{what}, logistic, {chunks} chunks", theirs, ratio, "3 x" if name == "plan" else ""
 
 
 def chains(tasks: int) -> tuple[dict[Any, Task], list[Any]]:
@@ -140,7 +173,7 @@ def main() -> None:
     console = Console(width=140)
     table = Table("what", "dask", "graphopt", "to reach", title=machine())
     with console.status("measuring"):
-        for row in (*operations(), *increments(options.rounds), *whole_graphs(options.tasks)):
+        for row in (*operations(), *increments(options.rounds), *first_plans(options.rounds), *whole_graphs(options.tasks)):
             table.add_row(*row)
     console.print(table)
 
