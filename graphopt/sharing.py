@@ -19,6 +19,7 @@ from typing import Any
 from dask.base import is_dask_collection
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
+from graphopt.building import building
 from graphopt.shared import SharedGraph
 from graphopt.types import GraphoptWarning
 
@@ -37,8 +38,8 @@ def sharing() -> Iterator[None]:
     Notes
     -----
     Only code inside, in this thread or asyncio task, is affected, and dask is as it was when the last context is left. What was
-    built inside stays valid outside. `optimized` does this too. Graphs built so are pickled with a reference to graphopt, so
-    a cluster's scheduler must be able to import it.
+    built inside stays valid outside. What dask asks about NumPy's functions at each operation is asked once. `optimized` does
+    this too. Graphs built so are pickled with a reference to graphopt, so a cluster's scheduler must be able to import it.
 
     Where dask's internals are not as we know them, there is a warning and dask works on as it does.
 
@@ -55,7 +56,8 @@ def sharing() -> Iterator[None]:
     works = _enter()
     token = _ON.set(works)
     try:
-        yield
+        with building():
+            yield
     finally:
         _ON.reset(token)
         if works:

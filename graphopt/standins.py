@@ -29,6 +29,7 @@ from dask.base import is_dask_collection
 from dask.highlevelgraph import HighLevelGraph
 from toolz.functoolz import Compose
 
+from graphopt.building import building
 from graphopt.program import container
 from graphopt.spec import GraphNode, Task, TaskRef
 from graphopt.tree import flatten, unflatten
@@ -54,7 +55,8 @@ def tracing() -> Iterator[None]:
     """Let stand-ins be used in this thread, for the length of a trace."""
     _here.depth = getattr(_here, "depth", 0) + 1
     try:
-        yield
+        with building():
+            yield
     finally:
         _here.depth -= 1
 
