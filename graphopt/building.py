@@ -3,7 +3,7 @@
 Each operation of dask.array asks which arguments a function takes, of which type its results are (it is called with arrays
 without elements), and what it is known by in names (it is pickled). Of ``np.exp`` the answers are the same each time. Within
 `building` they are remembered: of NumPy's functions, Python's operators and dask's own, for arguments that are simple. What
-users wrote is asked anew. And the tasks of reductions are listed by a shorter way. What is built is the same, name by name.
+users wrote is asked anew. What is built is the same, name by name.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import itertools
 import sys
 import threading
-import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from contextvars import ContextVar
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, cast
@@ -23,9 +21,6 @@ from typing import Any, cast
 import dask.array as da
 import numpy as np
 from dask.array import chunk
-from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph
-from dask.utils import funcname
 
 __all__ = ["building"]
 
@@ -287,88 +282,6 @@ def _of_names(o: Any) -> Hashable:
     return _key(o) if _KEYS.get(type(o)) in (_of_function, _of_type) else _no_key(o)
 
 
-# -- reductions -----------------------------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=4)
-def _reducing(theirs: Callable[..., Any]) -> Callable[..., Any] | None:
-    """Return a function that does as theirs, our way within a context; None if ours would make something else."""
-    if not _same_parameters(_partial_reduce, theirs):
-        return None
-    try:
-        x = da.Array({}, "x", ((1, 1, 1), (1, 1)), dtype=float)
-        for func, keepdims in ((np.max, False), (np.sum, True)):  # one refuses arrays without elements
-            mine, wanted = (reduce(func, x, {0: 2}, keepdims, float, "a", x._meta) for reduce in (_partial_reduce, theirs))
-            if _told(mine) != _told(wanted):
-                return None
-    except Exception:  # of whatever kind: then dask is not as we know it
-        return None
-
-    def partial_reduce(func: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        ours = _ON.get() and type(getattr(x, "_meta", None)) is np.ndarray
-        return (_partial_reduce if ours else theirs)(func, x, *args, **kwargs)
-
-    return partial_reduce
-
-
-def _told(array: Any) -> tuple[Any, ...]:
-    graph, meta = array.dask, array._meta
-    return array.name, array.chunks, type(meta), meta.dtype, meta.shape, meta.strides, dict(graph), dict(graph.dependencies)
-
-
-def _partial_reduce(
-    func: Any, x: Any, split_every: Any, keepdims: Any = False, dtype: Any = None, name: Any = None, reduced_meta: Any = None
-) -> Any:
-    """Reduce groups of blocks to one each: one level of a reduction, as dask does it."""
-    name = f"{name or funcname(func)}-{tokenize(func, x, split_every, keepdims, dtype)}"
-    reduced = [axis in split_every for axis in range(x.ndim)]
-    steps = [split_every.get(axis, 1) for axis in range(x.ndim)]
-    groups = [[range(i, min(i + k, n)) for i in range(0, n, k)] for k, n in zip(steps, x.numblocks, strict=True)]
-    chunks = [(1,) * len(some) if r else sizes for some, r, sizes in zip(groups, reduced, x.chunks, strict=True)]
-    places: Any = itertools.product(*[range(len(some)) for some in groups])
-    if not keepdims:
-        kept = [axis for axis, r in enumerate(reduced) if not r]
-        chunks = [chunks[axis] for axis in kept]
-        places = (tuple([place[axis] for axis in kept]) for place in places)
-    layer: dict[Any, Any] = {
-        (name, *place): (func, _nested((x.name,), group, reduced))
-        for place, group in zip(places, itertools.product(*groups), strict=True)
-    }
-    graph = HighLevelGraph.from_collections(name, layer, dependencies=[x])
-    meta = x._meta if reduced_meta is None else _reduced(func, reduced_meta, x._meta)
-    if np.isscalar(meta):
-        return da.Array(graph, name, chunks, dtype=dtype)
-    with contextlib.suppress(AttributeError), warnings.catch_warnings():
-        if name.startswith(("var", "moment")):
-            warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
-        meta = meta.astype(dtype)
-    return da.Array(graph, name, chunks, meta=meta)
-
-
-def _nested(head: tuple[Any, ...], group: Sequence[range], reduced: Sequence[bool]) -> Any:
-    """Return the keys of a group of blocks: a list for each axis that is reduced."""
-    for axis, (places, r) in enumerate(zip(group, reduced, strict=True), 1):
-        if r and axis == len(group):
-            return [(*head, place) for place in places]
-        if r:
-            return [_nested((*head, place), group[axis:], reduced[axis:]) for place in places]
-        head = (*head, places[0])
-    return head
-
-
-def _reduced(func: Any, meta: Any, otherwise: Any) -> Any:
-    """Return what a function makes of an empty array, which some functions must be told that it is, and some refuse."""
-    try:
-        return func(meta, computing_meta=True)
-    except TypeError:
-        try:
-            return func(meta)
-        except ValueError as error:
-            return meta if "zero-size array to reduction operation" in str(error) else otherwise
-    except ValueError:
-        return otherwise
-
-
 #: Where a function of dask is, its name, and what makes ours of it.
 _REPLACED: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("dask.array.utils", "compute_meta", functools.partial(_remembering, _of_results, _own)),
@@ -376,5 +289,4 @@ _REPLACED: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("dask.utils", "has_keyword", functools.partial(_remembering, _of_keywords, _own)),
     ("dask.utils", "getargspec", functools.partial(_remembering, _of_arguments, _read)),
     ("dask.tokenize", "_normalize_pickle", functools.partial(_remembering, _of_names, _read)),
-    ("dask.array._reductions_generic", "partial_reduce", _reducing),
 )

@@ -79,8 +79,6 @@ class Plan:
         For each result, the slots of its blocks.
     refusals : tuple of Refusal
         What was left apart and why.
-    tasks : int
-        How many tasks the graph has as it was built.
     token : str
         What the names of stand-ins in the trace end in.
     observed : Observed
@@ -96,7 +94,6 @@ class Plan:
     blocks: tuple[tuple[int, int, int], ...]
     results: tuple[tuple[int, ...], ...]
     refusals: tuple[Refusal, ...]
-    tasks: int
     token: str
     observed: Observed = field(default_factory=Observed, compare=False, repr=False)
     functions: tuple[Callable[..., Any], ...] = field(default=(), compare=False, repr=False)
@@ -109,6 +106,11 @@ class Plan:
     def levels(self) -> tuple[Level, ...]:
         """What runs, in order."""
         return self.schedule.levels
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks the graph has as it was built."""
+        return _tasks_of(self.trace)
 
     @property
     def lanes(self) -> int:
@@ -301,7 +303,7 @@ def _plan_of(trace: Trace, token: str, policy: Policy, exact: bool) -> Plan:
         schedule = lay_out(lower(nodes), keys, policy, exact=exact, refusals=refusals, small=small)
     blocks = tuple([(slot, *trace.slots[key]) for key, slot in schedule.slots.items() if key in trace.slots])
     results = tuple([tuple([schedule.slots[key] for key in result.keys]) for result in trace.results])
-    return Plan(schedule, trace, blocks, results, tuple(refusals), _tasks_of(trace), token=token, functions=functions)
+    return Plan(schedule, trace, blocks, results, tuple(refusals), token, functions=functions)
 
 
 def _tasks_of(trace: Trace) -> int:

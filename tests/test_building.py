@@ -275,25 +275,6 @@ def test_any_literal(number: Any, dtype: str, func: Any) -> None:
         assert outcome(lambda: [func(x, number), func(number, x)]) == plain
 
 
-@given(
-    st.lists(st.integers(1, 9), min_size=1, max_size=3),
-    st.data(),
-    st.booleans(),
-    st.sampled_from([np.sum, np.max, np.add, functools.partial(np.sum, axis=0)]),
-)
-def test_any_groups_of_blocks(numblocks: list[int], data: st.DataObject, keepdims: bool, func: Any) -> None:
-    """One level of a reduction, also where it is asked for what dask never asks for."""
-    axes = data.draw(st.sets(st.integers(0, len(numblocks) - 1), min_size=1))
-    every = {axis: data.draw(st.integers(1, 5)) for axis in axes}
-    x = da.Array({}, "x", tuple([(2,) * n for n in numblocks]), dtype="f8")
-    theirs = THEIRS["dask.array._reductions_generic", "partial_reduce"]
-    if module._reducing(theirs) is None:
-        pytest.skip("this version of dask does it in another way")
-    for reduced in (None, x._meta):
-        given = (func, x, every, keepdims, np.dtype("f4"), "a", reduced)
-        assert outcome(lambda given=given: module._partial_reduce(*given)) == outcome(lambda given=given: theirs(*given))
-
-
 def test_nothing_is_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted: the second time, no signature is read, nothing is pickled and NumPy's functions are not called on nothing."""
     x = da.ones((10, 5), chunks=(1, 5))
@@ -421,42 +402,16 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [(x + i).dtype for i in range(20)] == [x.dtype] * 20
 
 
-def fails_like(func: Any) -> Any:
-    """Return a function that takes what another takes, and fails."""
-
-    def fails(*args: Any, **kwargs: Any) -> Any:
-        raise AttributeError
-
-    fails.__signature__ = inspect.signature(func)  # type: ignore[attr-defined]
-    return fails
-
-
 def test_what_dask_has_changed_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def compute_meta(func: Any, dtype: Any, *args: Any, **more: Any) -> Any:
         return np.empty((0,), dtype)
 
-    def partial_reduce(
-        func: Any,
-        x: Any,
-        split_every: Any,
-        keepdims: Any = False,
-        dtype: Any = None,
-        name: Any = None,
-        reduced_meta: Any = None,
-    ) -> Any:
-        return da.zeros(3, dtype=dtype)
-
     with monkeypatch.context() as patch:
         patch.setattr(da.utils, "compute_meta", compute_meta)
-        patch.setattr(da._reductions_generic, "partial_reduce", partial_reduce)
         patch.delattr(sys.modules["dask.tokenize"], "_normalize_pickle")
         with building():
             assert da.utils.compute_meta is compute_meta
-            assert da._reductions_generic.partial_reduce is partial_reduce
-            assert da.ones(3).sum().shape == (3,)
-        patch.setattr(da._reductions_generic, "partial_reduce", broken := fails_like(partial_reduce))
-        with building():
-            assert da._reductions_generic.partial_reduce is broken
+            assert da.ones(3).sum().compute(scheduler="sync") == 3
 
 
 def test_what_others_put_in_place_stays(monkeypatch: pytest.MonkeyPatch) -> None:
