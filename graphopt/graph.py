@@ -157,24 +157,30 @@ def check_graph(graph: Graph, keys: Iterable[Key] = (), *, complete: bool = True
         Whether every key that is read must be in the graph. Inside dask it need not be: results that a cluster
         already holds are referred to by key alone.
     """
-    held = graph.keys()
+    before: set[Key] = set()
+    in_order = True
     for key, node in graph.items():
-        if not isinstance(node, (GraphNode, TaskRef)):
+        if isinstance(node, Task):
+            if not callable(node.func):
+                raise GraphError(
+                    f"The task {key!r} calls {node.func!r}, which is not callable. "
+                    "A task is Task(key, function, *arguments); wrap plain data in DataNode(key, data).",
+                    key,
+                )
+        elif not isinstance(node, (GraphNode, TaskRef)):
             raise GraphError(f"{key!r} stands for a {type(node).__name__}, not a node; pass the graph through normalise()", key)
-        if isinstance(node, Task) and not callable(node.func):
-            raise GraphError(
-                f"The task {key!r} calls {node.func!r}, which is not callable. "
-                "A task is Task(key, function, *arguments); wrap plain data in DataNode(key, data).",
-                key,
-            )
-        if complete and not dependencies(node) <= held:
-            missing = next(dep for dep in dependencies(node) if dep not in graph)
-            raise _missing(missing, graph, f"the task {key!r} reads")
+        if not before.issuperset(dependencies(node)):  # then all is there, and in order
+            late = [dep for dep in dependencies(node) if dep not in before]
+            if complete and (missing := [dep for dep in late if dep not in graph]):
+                raise _missing(missing[0], graph, f"the task {key!r} reads")
+            in_order = False
+        before.add(key)
     if complete:
         for key in keys:
             if key not in graph:
                 raise _missing(key, graph, "you asked for")
-    toposort(graph)
+    if not in_order:
+        toposort(graph)
 
 
 def _missing(key: Key, graph: Graph, who: str) -> MissingKeyError:
@@ -242,7 +248,9 @@ def read(
             )
     if isinstance(graph, HighLevelGraph):
         return _read_layers(graph, list(keys), merge_layers)
-    return {key: as_node(key, value, graph) for key, value in graph.items()}, {}
+    # Nearly all nodes are tasks under their own keys, and need no look.
+    changed = {key: as_node(key, value, graph) for key, value in graph.items() if type(value) is not Task or value.key != key}
+    return {**graph, **changed}, {}
 
 
 def _read_layers(graph: Any, keys: list[Key], merge_layers: bool) -> tuple[dict[Key, Node], dict[Key, dict[str, Any]]]:

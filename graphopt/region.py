@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeGuard
 
 import numpy as np
 
 from graphopt.functions import is_lock
+from graphopt.graph import dependencies
 from graphopt.spec import Alias, DataNode, GraphNode, List, Task, TaskRef
 from graphopt.types import Graph, Key, Node, Substitutions
 
@@ -52,8 +53,9 @@ class Region(GraphNode):
         self.key = key
         self.members = tuple(members)
         self.outputs = tuple(outputs)
-        read = frozenset().union(*[member.dependencies for member in self.members])
-        self._dependencies = read.difference([member.key for member in self.members])
+        reads = [member.dependencies for member in self.members]
+        inside = [member.key for member in self.members]
+        self._dependencies = frozenset().union(*reads).difference(inside) if len(reads) > 1 else reads[0]
 
     def __call__(self, values: Any = ()) -> Any:
         """Run the members one by one on the values of the keys they read from outside."""
@@ -138,6 +140,8 @@ def barrier(node: Node) -> str | None:
         return f"it is a {type(node).__name__}, which has rules of its own"
     if _is_coroutine(node.func):
         return "it is a coroutine and runs on the event loop"
+    if not node.kwargs and _NO_LOCKS.issuperset(map(type, node.args)):  # nearly always, and faster than what follows
+        return None
     for arg in (*node.args, *node.kwargs.values()) if node.kwargs else node.args:
         if type(arg) is DataNode:
             arg = arg.value
@@ -147,20 +151,19 @@ def barrier(node: Node) -> str | None:
 
 
 def _is_coroutine(func: Callable[..., Any]) -> bool:
-    if getattr(func, "__tornado_coroutine__", False):  # the older way to write one, which distributed runs as well
-        return True
     try:
         return _is_coroutine_cached(func)
     except TypeError:  # not hashable
-        return inspect.iscoroutinefunction(func)
+        return _is_coroutine_cached.__wrapped__(func)
 
 
 @lru_cache(maxsize=1024)
 def _is_coroutine_cached(func: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(func)
+    # The first is the older way to write one, which distributed runs as well.
+    return bool(getattr(func, "__tornado_coroutine__", False)) or inspect.iscoroutinefunction(func)
 
 
-def group(graph: Graph, keys: Collection[Key], groups: Iterable[Collection[Key]]) -> Graph:
+def group(graph: Graph, keys: Collection[Key], groups: Iterable[Sequence[Any]]) -> Graph:
     """Put regions in place of groups of tasks; the same object if there are no groups.
 
     Anything that was read from outside a group, or asked for, stays in the graph under its key.
@@ -170,35 +173,28 @@ def group(graph: Graph, keys: Collection[Key], groups: Iterable[Collection[Key]]
     graph, keys
         The graph and what is asked for.
     groups
-        Disjoint groups of keys, inputs first within each.
+        Disjoint groups of tasks, inputs first within each.
     """
-    groups = list(groups)
-    if not groups:
+    regions = [Region(members[-1].key, members, ()) for members in groups]
+    if not regions:
         return graph
-    home = {key: place for place, tasks in enumerate(groups) for key in tasks}
-    leaving = set(keys)  # what is asked for, and what is read from outside
-    for key, node in graph.items():
-        if isinstance(node, GraphNode):
-            at = home.get(key)
-            for dep in node.dependencies:
-                if home.get(dep) != at:
-                    leaving.add(dep)
-    swap: dict[Key, list[tuple[Key, Node]]] = {}  # the last member -> what stands in place of the group
-    for tasks in groups:
-        outputs = [key for key in tasks if key in leaving]
-        outputs = outputs or [list(tasks)[-1]]  # nobody reads any of it, and nobody ran `cull`
-        members: list[Any] = [graph[key] for key in tasks]
-        if len(outputs) == 1:
-            new: list[tuple[Key, Node]] = [(outputs[0], Region(outputs[0], members, outputs))]
-        else:
-            name = region_key(outputs[0])
-            new = [(name, Region(name, members, outputs))]
-            new += [(key, pick(key, name, place)) for place, key in enumerate(outputs)]
-        swap[members[-1].key] = new
+    alone: set[Key] = set()
+    if sum([len(region.members) for region in regions]) < len(graph):  # in most large graphs every task is in a group
+        alone = graph.keys() - {member.key for region in regions for member in region.members}
+    # What is asked for, and what is read from outside.
+    leaving = set(keys).union(*[region.dependencies for region in regions], *[dependencies(graph[key]) for key in alone])
+    swap = {region.key: region for region in regions}  # by the last member: that is where a region stands
     out: dict[Key, Node] = {}
     for key, node in graph.items():
         if key in swap:
-            out.update(swap[key])
-        elif key not in home:
+            region = swap[key]
+            members = region.members
+            # Where nobody reads any of it, nobody ran `cull`.
+            region.outputs = tuple([member.key for member in members if member.key in leaving]) or (key,)
+            region.key = region.outputs[0] if len(region.outputs) == 1 else region_key(region.outputs[0])
+            out[region.key] = region
+            if len(region.outputs) > 1:
+                out.update([(output, pick(output, region.key, place)) for place, output in enumerate(region.outputs)])
+        elif key in alone:
             out[key] = node
     return out

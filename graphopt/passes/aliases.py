@@ -31,9 +31,9 @@ def aliases(graph: Graph, keys: Collection[Key], *, classes: Mapping[Key, int] |
     classes
         The annotation class of each annotated key; an alias never merges two classes.
     """
-    found = {key: node.target for key, node in graph.items() if isinstance(node, Alias)}
-    if not found:
+    if not any([issubclass(kind, Alias) for kind in set(map(type, graph.values()))]):
         return graph
+    found = {key: node.target for key, node in graph.items() if isinstance(node, Alias)}
     classes = classes or {}
     keys = set(keys)
     ends = {key: _end(key, found) for key in found}

@@ -35,6 +35,8 @@ def common(graph: Graph, keys: Collection[Key], *, classes: Mapping[Key, int] | 
     classes = classes or {}
     keys = set(keys)
     pure = _Memo(is_pure)
+    if not _share_reads(graph, pure):
+        return graph
     readers: dict[Key, list[Key]] | None = None
     # Equal tasks read equal things, so a task is compared only with others that read the same.
     first: dict[frozenset[Key], Key | dict[Hashable, Key]] = {}
@@ -66,6 +68,17 @@ def common(graph: Graph, keys: Collection[Key], *, classes: Mapping[Key, int] | 
             changed = isinstance(node, GraphNode) and not dependencies(node).isdisjoint(subs)
             out[key] = node.substitute(subs) if changed else node
     return out
+
+
+def _share_reads(graph: Graph, pure: Callable[[Any], bool]) -> bool:
+    """Say whether any two pure tasks read the same, which costs less to see than the order of the graph."""
+    seen: set[frozenset[Key]] = set()
+    for node in graph.values():
+        if type(node) is Task and node.dependencies and pure(node.func):
+            if node.dependencies in seen:
+                return True
+            seen.add(node.dependencies)
+    return False
 
 
 class _Memo:

@@ -21,6 +21,9 @@ def cull(graph: Graph, keys: Iterable[Key]) -> Graph:
     Keys that the graph does not hold are passed over: a cluster may hold them.
     """
     work = [key for key in keys if key in graph]
+    # In a graph without cycles, keys reach all of it if whatever is not among them is read by something.
+    if graph.keys() <= set(work).union(*map(dependencies, graph.values())):
+        return graph
     seen = set(work)
     while work:
         for dep in dependencies(graph[work.pop()]):

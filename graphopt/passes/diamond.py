@@ -32,13 +32,14 @@ and edges.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from graphopt.graph import is_constant, toposort
 from graphopt.region import Region, barrier, group, is_pick
 from graphopt.sizes import brought_bytes
-from graphopt.spec import Task
+from graphopt.spec import GraphNode, Task
 from graphopt.types import Graph, Key, Refusal
 
 EXACT = True
@@ -47,9 +48,9 @@ NAME = "diamond"
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """Which tasks go together: lists of keys, inputs first, and why others do not."""
+    """Which tasks go together, inputs first, and why others do not."""
 
-    regions: tuple[tuple[Key, ...], ...]
+    regions: tuple[list[GraphNode], ...]
     refusals: tuple[Refusal, ...]
 
 
@@ -102,14 +103,15 @@ class _Partitioner:
         self.graph, self.classes, self.max_bytes = graph, classes, max_bytes
         self.parallelism = parallelism
         # Of each task:
-        self.key: list[Key] = []
-        self.inputs: list[list[int]] = []
-        self.readers: list[int] = []  # how many tasks read it, and one more if it is asked for
-        self.barrier: dict[int, str] = {}  # why nothing may join it, or it nothing
-        self.blocking: set[int] = set()  # it blocks fusion, as the barrier of a shuffle does
-        self.feeding: set[int] = set()  # a node that blocks fusion reads it
+        self.key: list[Key]
+        self.node: list[Any]
+        self.inputs: list[list[int]]
+        self.readers: list[int]  # how many tasks read it, and one more if it is asked for
+        self.barrier: dict[int, str]  # why nothing may join it, or it nothing
+        self.blocking: set[int]  # it blocks fusion, as the barrier of a shuffle does
+        self.feeding: set[int]  # a node that blocks fusion reads it
         self.levels: list[list[int]] = []
-        self.region: list[int] = []  # before `find`
+        self.region: list[int]  # before `find`
         # Of each region:
         self.parent: list[int] = []
         self.rank: list[int] = []
@@ -127,52 +129,53 @@ class _Partitioner:
         self._number(set(keys))
 
     def _number(self, keys: set[Key]) -> None:
-        """Number the tasks and sort them by depth: the longest path from a task that reads no other."""
-        number: dict[Key, int] = {}
-        depth: list[int] = []
-        graph, levels, readers = self.graph, self.levels, self.readers
-        for key in toposort(graph):
-            node = graph[key]
-            if is_constant(node):
-                continue
-            task = number[key] = len(depth)
-            inputs = [number[dep] for dep in node.dependencies if dep in number]  # type: ignore[union-attr]
+        """Number the tasks in the graph's own order, and sort them by depth: the longest path from one that reads no other."""
+        graph, levels = self.graph, self.levels
+        self.key = [key for key, node in graph.items() if not is_constant(node)]
+        self.node = [node for node in graph.values() if not is_constant(node)]
+        number = dict(zip(self.key, range(len(self.key)), strict=True))
+        inputs = self.inputs = [[number[dep] for dep in node.dependencies if dep in number] for node in self.node]
+        readers = self.readers = [0] * len(inputs)
+        for key in keys & number.keys():
+            readers[number[key]] = 1
+        order: Iterable[int] = range(len(inputs))
+        if any([reads and max(reads) >= task for task, reads in enumerate(inputs)]):
+            order = [number[key] for key in toposort(graph) if key in number]
+        depth = [0] * len(inputs)
+        for task in order:
             at = 0
-            for dep in inputs:
+            for dep in inputs[task]:
                 readers[dep] += 1
                 if depth[dep] >= at:
                     at = depth[dep] + 1
             if at == len(levels):
                 levels.append([])
-            depth.append(at)
+            depth[task] = at
             levels[at].append(task)
-            self.inputs.append(inputs)
-            readers.append(1 if key in keys else 0)
-            self.key.append(key)
-            why = "it takes one output of a region" if is_pick(node, graph) else barrier(node)
-            if why is not None:
-                self.barrier[task] = why
-                if node.block_fusion:  # type: ignore[union-attr]  # futures are constant
-                    self.blocking.add(task)
-                    self.feeding.update(inputs)
-        self.region = [-1] * len(depth)
-        place = {key: i for i, key in enumerate(graph)}
-        places = [place[key] for key in self.key]
         for level in levels:  # the graph's own order, alike for all blocks of an array
-            level.sort(key=places.__getitem__)
+            level.sort()
+        self.region = [-1] * len(inputs)
+        self.barrier = {task: why for task, node in enumerate(self.node) if (why := self._barrier(node)) is not None}
+        self.blocking = {task for task in self.barrier if self.node[task].block_fusion}
+        self.feeding = {dep for task in self.blocking for dep in inputs[task]}
+
+    def _barrier(self, node: GraphNode) -> str | None:
+        return barrier(node) or ("it takes one output of a region" if is_pick(node, self.graph) else None)
 
     def run(self) -> Partition:
         for at, level in enumerate(self.levels):
             self._level(at, level)
-        members: dict[int, list[Key]] = {}
-        key, region, find = self.key, self.region, self.find
+        members: list[list[int]] = [[] for _ in self.parent]
+        region, parent, find = self.region, self.parent, self.find
         for level in self.levels:
             for task in level:
-                members.setdefault(find(region[task]), []).append(key[task])
-        if len(members) == len(key):
+                r = region[task]
+                members[r if parent[r] == r else find(r)].append(task)
+        found = [tasks for tasks in members if tasks]
+        if len(found) == len(region):
             return Partition((), tuple(self.refusals))
-        barred = {key[task] for task in self.barrier}
-        regions = tuple(tuple(keys) for keys in members.values() if len(keys) > 1 or keys[0] not in barred)
+        node, barred = self.node, self.barrier
+        regions = tuple([[node[task] for task in tasks] for tasks in found if len(tasks) > 1 or tasks[0] not in barred])
         return Partition(regions, tuple(self.refusals))
 
     def find(self, region: int) -> int:
@@ -252,7 +255,7 @@ class _Partitioner:
     def _candidates(self, task: int) -> list[int]:
         """List the regions that this task would make one by joining them; none if it has to start its own."""
         if task in self.barrier:
-            if not isinstance(self.graph[self.key[task]], Region):
+            if not isinstance(self.node[task], Region):
                 self._refuse(task, self.barrier[task])
             return []
         found = self._found(task)
@@ -293,8 +296,7 @@ class _Partitioner:
         """Say whether a task reads several blocks of one array: those are lanes, to be kept apart here."""
         names = set()
         for dep in self.inputs[task]:
-            key = self.key[dep]
-            node = self.graph[key]
+            key, node = self.key[dep], self.node[dep]
             names.add(key[0] if isinstance(key, tuple) and key else id(node.func) if isinstance(node, Task) else dep)
         return len(names) < len(self.inputs[task])
 
@@ -359,7 +361,7 @@ class _Partitioner:
             self.pinned.add(r)
         self.open.append(self.readers[task])
         self.depths.append({at})
-        self.bytes.append(0 if self.inputs[task] else brought_bytes(self.graph[self.key[task]], self.graph))
+        self.bytes.append(0 if self.inputs[task] else brought_bytes(self.node[task], self.graph))
         self.annotation.append(self.classes.get(self.key[task], 0) if self.classes else 0)
         return r
 

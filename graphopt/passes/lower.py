@@ -44,29 +44,23 @@ def lower(graph: Graph) -> Graph:
     # Thousands of tasks share a handful of function objects; each is looked at once.
     known: dict[int, Any] = {}
     programs = _Programs(graph)
-    out: dict[Key, Node] = {}
-    changed = False
+    new: dict[Key, Node] = {}
     for key, node in graph.items():
         if type(node) is Task:
             func = node.func
-            if id(func) not in known:
-                known[id(func)] = _lean(func)
-            if known[id(func)] is not func:
-                node = derive(node, key, known[id(func)], node.args, node.dependencies)
-                changed = True
+            ours = known.get(id(func))
+            if ours is None:
+                ours = known[id(func)] = _lean(func)
+            if ours is not func:
+                new[key] = derive(node, key, ours, node.args, node.dependencies)
             elif is_subgraph(node):
-                new = programs.lower(node)
-                changed |= new is not node
-                node = new
-            else:
-                for arg in node.args:
-                    if type(arg) is Task and id(arg.func) in _PLAIN:
-                        args = tuple([_inside(arg) if type(arg) is Task else arg for arg in node.args])
-                        node = derive(node, key, node.func, args, node.dependencies)
-                        changed = True
-                        break
-        out[key] = node
-    return out if changed else graph
+                program = programs.lower(node)
+                if program is not node:
+                    new[key] = program
+            elif Task in map(type, node.args) and any([type(arg) is Task and id(arg.func) in _PLAIN for arg in node.args]):
+                args = tuple([_inside(arg) if type(arg) is Task else arg for arg in node.args])
+                new[key] = derive(node, key, func, args, node.dependencies)
+    return {**graph, **new} if new else graph
 
 
 #: By identity: a task's function need not be hashable.
