@@ -155,18 +155,12 @@ class _Shape:
     def fixed(self) -> dict[int, Any]:
         """Return the literals that are the same everywhere and may be written into the text."""
         first, *others = self.literals
-        out = {}
-        for slot, value in enumerate(first):
-            if not (is_simple(value) or bindable(value)):
-                continue
-            mine: Hashable = None
-            for other in others:
-                if other[slot] is not value:
-                    mine = token(value) if mine is None else mine
-                    if token(other[slot]) != mine:
-                        break
-            else:
-                out[slot] = value
+        out = {slot: value for slot, value in enumerate(first) if is_simple(value) or bindable(value)}
+        tokens = {slot: token(value) for slot, value in out.items()}
+        for other in others:
+            differ = [slot for slot, value in out.items() if other[slot] is not value and token(other[slot]) != tokens[slot]]
+            for slot in differ:
+                del out[slot]
         return out
 
 
@@ -234,6 +228,8 @@ class _Generator:
     def __init__(self, graph: Graph, keys: Collection[Key], before: Graph, origins: dict[Key, Key]) -> None:
         self.graph, self.keys, self.before, self.origins = graph, set(keys), before, origins
         self.shapes: dict[Hashable, _Shape] = {}
+        self.by_program: dict[int, _Shape] = {}  # the same by id of the program, which costs less than its signature
+        self.patterns: dict[tuple[int, ...], Program] = {}  # the last program of regions that look alike from afar
         self.constants = _arguments(graph, self.keys)
         self.picks = {key: (node.args[0].key, node.args[1]) for key, node in graph.items() if is_pick(node, graph)}
         self.digests: dict[Hashable, str] = {}
@@ -287,7 +283,7 @@ class _Generator:
 
     def _trace(self, region: Region) -> Tracer:
         """Write a region down, regions within it as calls of their own programs."""
-        tracer = Tracer(self.constants, self.picks)
+        tracer = Tracer(self.constants, self.picks, pattern=self.patterns.get(_looks(region)))
         places: dict[Key, tuple[Key, int]] = {}
         for member in region.members:
             while isinstance(member, Region) and len(member.members) == 1:  # a task that stayed alone for a while
@@ -295,7 +291,7 @@ class _Generator:
             if isinstance(member, Region):
                 inner = self._trace(member)
                 shape = self._shape(inner, member)
-                literals = tuple(map(tracer.literal, inner.literals))
+                literals = tuple(tracer.literal_list(inner.literals))
                 tracer.hints.update((literals[slot][1], name) for slot, name in inner.hints.items())
                 args = (*map(tracer.ref, inner.inputs), *literals)
                 spec = tracer.step(shape.program, args, (), list(inner.labels))
@@ -310,9 +306,10 @@ class _Generator:
 
     def _shape(self, tracer: Tracer, region: Region) -> _Shape:
         program = tracer.program(region.outputs, self.tokens)
-        shape = self.shapes.get(program.signature)
+        shape = self.by_program.get(id(program)) or self.shapes.get(program.signature)
         if shape is None:
-            shape = self.shapes[program.signature] = _Shape(program, tracer)
+            shape = self.shapes[program.signature] = self.by_program[id(program)] = _Shape(program, tracer)
+        self.patterns[_looks(region)] = shape.program
         shape.literals.append(tracer.literals)
         return shape
 
@@ -383,6 +380,14 @@ class _Generator:
                 if key not in read:
                     del out[key]
         return out
+
+
+def _looks(region: Region) -> tuple[int, int, int]:
+    """Say how many tasks and outputs a region has, and how deep it is."""
+    depth, first = 0, region.members[0]
+    while isinstance(first, Region):
+        depth, first = depth + 1, first.members[0]
+    return len(region.members), len(region.outputs), depth
 
 
 def _name(key: Any) -> Any:

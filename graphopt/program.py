@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from itertools import repeat
+from operator import is_
 from typing import Any, cast
 
 import numpy as np
@@ -173,10 +175,13 @@ class Tracer:
         Keys that are one place of another key's tuple.
     shared
         Whether what is written down is one object that many tasks share, so that its literals are constants.
+    pattern
+        A program that may well come out: its steps are taken where they are equal, and where all are, the program itself,
+        which costs less than a new one.
     """
 
     __slots__ = (
-        *("_arrays", "_picks", "_shared", "_small", "_specs"),
+        *("_arrays", "_pattern", "_picks", "_shared", "_small", "_specs"),
         *("constants", "hints", "inputs", "labels", "literals", "steps"),
     )
 
@@ -186,7 +191,9 @@ class Tracer:
         picks: Mapping[Key, tuple[Key, int]] | None = None,
         *,
         shared: bool = False,
+        pattern: Program | None = None,
     ) -> None:
+        self._pattern = pattern
         self._small = small or {}
         self._picks = picks or {}
         self._shared = shared
@@ -220,15 +227,19 @@ class Tracer:
             else:
                 args.append(self.literal(arg))
         kwargs = tuple([(name, self.spec(arg, label)) for name, arg in node.kwargs.items()]) if node.kwargs else ()
-        self.steps.append((node.func, tuple(args), kwargs))
-        self.labels.append(label)
-        return (VALUE, len(self.steps) - 1)
+        return self.step(node.func, tuple(args), kwargs, label)
 
     def step(self, func: Any, args: tuple[Spec, ...], kwargs: tuple[tuple[str, Spec], ...], label: Label) -> Spec:
         """Add a step; return how its result is referred to."""
-        self.steps.append((func, args, kwargs))
+        place = len(self.steps)
+        step = (func, args, kwargs)
+        if self._pattern is not None and place < len(self._pattern.steps):
+            known = self._pattern.steps[place]
+            if known[0] is func and known[1] == args and known[2] == kwargs:
+                step = known
+        self.steps.append(step)
         self.labels.append(label)
-        return (VALUE, len(self.steps) - 1)
+        return (VALUE, place)
 
     def spec(self, value: Any, label: Label = None) -> Spec:
         """Write down one argument."""
@@ -275,9 +286,23 @@ class Tracer:
         self.literals.append(value)
         return (LITERAL, len(self.literals) - 1)
 
+    def literal_list(self, values: list[Any]) -> Iterable[Spec]:
+        """Write down many literals."""
+        if self._shared or np.ndarray in map(type, values):
+            return map(self.literal, values)
+        start = len(self.literals)
+        self.literals += values
+        return zip(repeat(LITERAL), range(start, len(self.literals)), strict=False)
+
     def program(self, outputs: Iterable[Key], tokens: dict[int, Hashable] | None = None) -> Program:
         """Close the list: what was written down so far, giving these keys."""
-        specs = [self._specs[key] for key in outputs]
+        specs = tuple([self._specs[key] for key in outputs])
+        if (known := self._pattern) is not None and (
+            len(self.steps) == len(known.steps)
+            and all(map(is_, self.steps, known.steps))
+            and (len(self.inputs), len(self.literals), specs) == (known.inputs, known.literals, known.outputs)
+        ):
+            return known
         return Program(self.steps, len(self.inputs), len(self.literals), specs, self.labels, self.constants, tokens)
 
 

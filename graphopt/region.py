@@ -23,7 +23,7 @@ from graphopt.graph import dependencies
 from graphopt.spec import Alias, DataNode, GraphNode, List, Task, TaskRef
 from graphopt.types import Graph, Key, Node, Substitutions
 
-__all__ = ["Region", "barrier", "first_output", "group", "is_pick", "pick", "region_key"]
+__all__ = ["Region", "barrier", "barriers", "first_output", "group", "is_pick", "pick", "region_key"]
 
 _REGION = "graphopt-region"
 
@@ -140,14 +140,27 @@ def barrier(node: Node) -> str | None:
         return f"it is a {type(node).__name__}, which has rules of its own"
     if _is_coroutine(node.func):
         return "it is a coroutine and runs on the event loop"
-    if not node.kwargs and _NO_LOCKS.issuperset(map(type, node.args)):  # nearly always, and faster than what follows
-        return None
     for arg in (*node.args, *node.kwargs.values()) if node.kwargs else node.args:
         if type(arg) is DataNode:
             arg = arg.value
         if type(arg) not in _NO_LOCKS and is_lock(arg):
             return "it holds a lock, which would hold up everything fused with it"
     return None
+
+
+def barriers(nodes: Sequence[Node]) -> dict[int, str]:
+    """Return why nothing may be fused with a node, by its place, for the nodes with which nothing may."""
+    harmless: set[int] = set()  # by id, functions that were asked about: many tasks share few
+    out: dict[int, str] = {}
+    for place, node in enumerate(nodes):
+        if type(node) is Task and id(node.func) in harmless and not node.kwargs and _NO_LOCKS.issuperset(map(type, node.args)):
+            continue
+        why = barrier(node)
+        if why is not None:
+            out[place] = why
+        else:
+            harmless.add(id(node.func))  # type: ignore[union-attr]  # all others have rules of their own
+    return out
 
 
 def _is_coroutine(func: Callable[..., Any]) -> bool:

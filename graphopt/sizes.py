@@ -54,25 +54,27 @@ def brought_bytes(node: Node, graph: Graph, known: dict[int, int] | None = None)
     return size
 
 
-def at_most_bytes(node: Node, graph: Graph, known: dict[int, int]) -> int:
-    """Guess like `brought_bytes`, at a fraction of its cost but of whole arrays, whatever is cut out of them."""
-    size = known.get(id(node), -1)
-    if size >= 0:
-        return size
-    size = 0
-    for dep in dependencies(node):
-        data = graph.get(dep)
-        if type(data) is DataNode:
-            size += _bytes(data.value)
-    stack: list[Node] = [node]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, Region):
-            stack.extend(item.members)
-        elif isinstance(item, Task) and not item.dependencies:
-            size += max(map(_named_bytes, (*item.args, *item.kwargs.values())), default=0)
-    known[id(node)] = size
-    return size
+def at_most_bytes(node: Node, graph: Graph, known: dict[int, tuple[int, int]]) -> int:
+    """Guess like `brought_bytes`, at a fraction of its cost but of whole arrays, whatever is cut out of them.
+
+    ``known`` keeps beside the answers what the inner roots make: regions are looked at again within others.
+    """
+    if id(node) not in known:
+        stored = [data.value for dep in dependencies(node) if type(data := graph.get(dep)) is DataNode]
+        made = _made_bytes(node, known)
+        known[id(node)] = sum(map(_bytes, stored)) + made, made
+    return known[id(node)][0]
+
+
+def _made_bytes(node: Node, known: dict[int, tuple[int, int]]) -> int:
+    """Guess the bytes that the inner roots of a task or region make."""
+    if isinstance(node, Region):
+        if id(node) in known:
+            return known[id(node)][1]
+        return sum([_made_bytes(item, known) for item in node.members if not item.dependencies or type(item) is Region])
+    if isinstance(node, Task) and not node.dependencies:
+        return max(map(_named_bytes, (*node.args, *node.kwargs.values())), default=0)
+    return 0
 
 
 def _bytes(value: Any) -> int:

@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt.graph import is_constant, toposort
-from graphopt.region import Region, barrier, group, is_pick
+from graphopt.region import Region, barriers, group, is_pick
 from graphopt.sizes import brought_bytes
 from graphopt.spec import GraphNode, Task
 from graphopt.types import Graph, Key, Refusal
@@ -105,7 +105,7 @@ class _Partitioner:
         # Of each task:
         self.key: list[Key]
         self.node: list[Any]
-        self.inputs: list[list[int]]
+        self.inputs: list[tuple[int, ...]] = []
         self.readers: list[int]  # how many tasks read it, and one more if it is asked for
         self.barrier: dict[int, str]  # why nothing may join it, or it nothing
         self.blocking: set[int]  # it blocks fusion, as the barrier of a shuffle does
@@ -121,6 +121,7 @@ class _Partitioner:
         self.depths: list[set[int]] = []  # the depths at which the region has tasks
         self.bytes: list[int] = []
         self.annotation: list[int] = []
+        self.alone: list[list[int]] = []  # the list of it, shared by all that read nothing else
         self.mixed: set[int] = set()  # regions with a task at a mixed depth
         # Of each depth: how many regions of each rank have tasks there; and those where the ranks do not tell who waits.
         self.census: list[Counter[int]] = []
@@ -131,16 +132,28 @@ class _Partitioner:
     def _number(self, keys: set[Key]) -> None:
         """Number the tasks in the graph's own order, and sort them by depth: the longest path from one that reads no other."""
         graph, levels = self.graph, self.levels
-        self.key = [key for key, node in graph.items() if not is_constant(node)]
-        self.node = [node for node in graph.values() if not is_constant(node)]
-        number = dict(zip(self.key, range(len(self.key)), strict=True))
-        inputs = self.inputs = [[number[dep] for dep in node.dependencies if dep in number] for node in self.node]
+        constant = {key for key, node in graph.items() if is_constant(node)}
+        self.key = [key for key in graph if key not in constant] if constant else list(graph)
+        self.node = [graph[key] for key in self.key] if constant else list(graph.values())
+        number: dict[Key, int] = {}
+        inputs = self.inputs
+        in_order = True  # numbering as we go, we see whether each task comes after all it reads, which nearly always is so
+        for task, (key, node) in enumerate(zip(self.key, self.node, strict=True)):
+            reads = []
+            for dep in node.dependencies:
+                if dep in number:
+                    reads.append(number[dep])
+                elif dep in graph and dep not in constant:
+                    in_order = False
+            inputs.append(tuple(reads))
+            number[key] = task
+        order: Iterable[int] = range(len(inputs))
+        if not in_order:
+            inputs[:] = [tuple([number[dep] for dep in node.dependencies if dep in number]) for node in self.node]
+            order = [number[key] for key in toposort(graph) if key in number]
         readers = self.readers = [0] * len(inputs)
         for key in keys & number.keys():
             readers[number[key]] = 1
-        order: Iterable[int] = range(len(inputs))
-        if any([reads and max(reads) >= task for task, reads in enumerate(inputs)]):
-            order = [number[key] for key in toposort(graph) if key in number]
         depth = [0] * len(inputs)
         for task in order:
             at = 0
@@ -155,12 +168,12 @@ class _Partitioner:
         for level in levels:  # the graph's own order, alike for all blocks of an array
             level.sort()
         self.region = [-1] * len(inputs)
-        self.barrier = {task: why for task, node in enumerate(self.node) if (why := self._barrier(node)) is not None}
+        self.barrier = barriers(self.node)
+        if any([isinstance(self.node[task], Region) for task in self.barrier]):
+            picks = [task for task, node in enumerate(self.node) if is_pick(node, graph)]
+            self.barrier.update(dict.fromkeys(picks, "it takes one output of a region"))
         self.blocking = {task for task in self.barrier if self.node[task].block_fusion}
         self.feeding = {dep for task in self.blocking for dep in inputs[task]}
-
-    def _barrier(self, node: GraphNode) -> str | None:
-        return barrier(node) or ("it takes one output of a region" if is_pick(node, self.graph) else None)
 
     def run(self) -> Partition:
         for at, level in enumerate(self.levels):
@@ -210,12 +223,12 @@ class _Partitioner:
         """List for each task the regions that it would make one by joining them; none if it has to start its own."""
         if self.barrier or self.classes:
             return [self._candidates(task) if self.inputs[task] else [] for task in level]
-        inputs, region, parent, wanted = self.inputs, self.region, self.parent, []
+        inputs, region, parent, alone, wanted = self.inputs, self.region, self.parent, self.alone, []
         for task in level:
             reads = inputs[task]
             if len(reads) == 1:
                 r = region[reads[0]]
-                wanted.append([r if parent[r] == r else self.find(r)])
+                wanted.append(alone[r if parent[r] == r else self.find(r)])
             elif reads:
                 found = self._found(task)
                 wanted.append(found if len(found) == 1 else self._unions(task, found))
@@ -354,6 +367,7 @@ class _Partitioner:
             return r
         r = self.region[task] = len(self.parent)
         self.parent.append(r)
+        self.alone.append([r])
         self.rank.append(rank)
         if task in self.barrier:
             self.sealed.add(r)

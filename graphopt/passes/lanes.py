@@ -78,7 +78,7 @@ def lanes(
 class _Known:
     """What we found out about bytes, by ``id`` of the node; the nodes live on as members of regions."""
 
-    bounds: dict[int, int] = field(default_factory=dict)
+    bounds: dict[int, tuple[int, int]] = field(default_factory=dict)
     guesses: dict[int, int] = field(default_factory=dict)
 
 
