@@ -24,6 +24,7 @@ __all__ = [
     "dependencies",
     "dependents",
     "flatten_keys",
+    "holds",
     "is_constant",
     "key_name",
     "layer_order",
@@ -72,6 +73,11 @@ def key_name(key: Key | None) -> str:
 def is_constant(node: Node) -> bool:
     """Say whether a node is data that is already there: a literal or a future."""
     return isinstance(node, (DataNode, TaskRef))
+
+
+def holds(graph: Graph, kinds: type | tuple[type, ...]) -> bool:
+    """Say whether a graph has nodes of these types: few types are asked about, not each node."""
+    return any([issubclass(kind, kinds) for kind in set(map(type, graph.values()))])
 
 
 def dependents(graph: Graph) -> dict[Key, list[Key]]:
@@ -160,7 +166,9 @@ def check_graph(graph: Graph, keys: Iterable[Key] = (), *, complete: bool = True
     before: set[Key] = set()
     in_order = True
     for key, node in graph.items():
+        reads = _NONE
         if isinstance(node, Task):
+            reads = node.dependencies
             if not callable(node.func):
                 raise GraphError(
                     f"The task {key!r} calls {node.func!r}, which is not callable. "
@@ -169,8 +177,10 @@ def check_graph(graph: Graph, keys: Iterable[Key] = (), *, complete: bool = True
                 )
         elif not isinstance(node, (GraphNode, TaskRef)):
             raise GraphError(f"{key!r} stands for a {type(node).__name__}, not a node; pass the graph through normalise()", key)
-        if not before.issuperset(dependencies(node)):  # then all is there, and in order
-            late = [dep for dep in dependencies(node) if dep not in before]
+        else:
+            reads = dependencies(node)
+        if reads and not before.issuperset(reads):
+            late = [dep for dep in reads if dep not in before]
             if complete and (missing := [dep for dep in late if dep not in graph]):
                 raise _missing(missing[0], graph, f"the task {key!r} reads")
             in_order = False

@@ -288,7 +288,9 @@ class _Generator:
         for member in region.members:
             while isinstance(member, Region) and len(member.members) == 1:  # a task that stayed alone for a while
                 member = member.members[0]
-            if isinstance(member, Region):
+            if type(member) is Task and member.key not in places:
+                tracer.task(member)
+            elif isinstance(member, Region):
                 inner = self._trace(member)
                 shape = self._shape(inner, member)
                 literals = tuple(tracer.literal_list(inner.literals))

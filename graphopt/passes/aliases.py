@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from graphopt.graph import dependencies
+from graphopt.graph import dependencies, holds
 from graphopt.spec import Alias, GraphNode, TaskRef
 from graphopt.types import CycleError, Graph, Key, Node, Substitutions
 
@@ -31,7 +31,7 @@ def aliases(graph: Graph, keys: Collection[Key], *, classes: Mapping[Key, int] |
     classes
         The annotation class of each annotated key; an alias never merges two classes.
     """
-    if not any([issubclass(kind, Alias) for kind in set(map(type, graph.values()))]):
+    if not holds(graph, Alias):
         return graph
     found = {key: node.target for key, node in graph.items() if isinstance(node, Alias)}
     classes = classes or {}

@@ -74,10 +74,10 @@ def _share_reads(graph: Graph, pure: Callable[[Any], bool]) -> bool:
     """Say whether any two pure tasks read the same, which costs less to see than the order of the graph."""
     seen: set[frozenset[Key]] = set()
     for node in graph.values():
-        if type(node) is Task and node.dependencies and pure(node.func):
-            if node.dependencies in seen:
+        if type(node) is Task and (reads := node.dependencies) and pure(node.func):
+            if reads in seen:
                 return True
-            seen.add(node.dependencies)
+            seen.add(reads)
     return False
 
 

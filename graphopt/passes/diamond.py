@@ -36,10 +36,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graphopt.graph import is_constant, toposort
+from graphopt.graph import holds, is_constant, toposort
 from graphopt.region import Region, barriers, group, is_pick
 from graphopt.sizes import brought_bytes
-from graphopt.spec import GraphNode, Task
+from graphopt.spec import DataNode, GraphNode, Task, TaskRef
 from graphopt.types import Graph, Key, Refusal
 
 EXACT = True
@@ -132,7 +132,7 @@ class _Partitioner:
     def _number(self, keys: set[Key]) -> None:
         """Number the tasks in the graph's own order, and sort them by depth: the longest path from one that reads no other."""
         graph, levels = self.graph, self.levels
-        constant = {key for key, node in graph.items() if is_constant(node)}
+        constant = {key for key, node in graph.items() if is_constant(node)} if holds(graph, (DataNode, TaskRef)) else set()
         self.key = [key for key in graph if key not in constant] if constant else list(graph)
         self.node = [graph[key] for key in self.key] if constant else list(graph.values())
         number: dict[Key, int] = {}
