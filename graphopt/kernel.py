@@ -288,9 +288,7 @@ class _Generator:
         for member in region.members:
             while isinstance(member, Region) and len(member.members) == 1:  # a task that stayed alone for a while
                 member = member.members[0]
-            if type(member) is Task and member.key not in places:
-                tracer.task(member)
-            elif isinstance(member, Region):
+            if isinstance(member, Region):
                 inner = self._trace(member)
                 shape = self._shape(inner, member)
                 literals = tuple(tracer.literal_list(inner.literals))
@@ -299,7 +297,7 @@ class _Generator:
                 spec = tracer.step(shape.program, args, (), list(inner.labels))
                 tracer.define(member.key, spec)
                 places.update((key, (member.key, i)) for i, key in enumerate(member.outputs) if len(member.outputs) > 1)
-            elif member.key in places:
+            elif places and member.key in places:
                 owner, place = places[member.key]
                 tracer.define(member.key, (ITEM, tracer.ref(owner), place))
             elif isinstance(member, Task):

@@ -61,6 +61,9 @@ _BUILD: dict[str, Callable[[list[Any]], Any]] = {
 }
 _KINDS: dict[type, str] = {list: LIST, tuple: TUPLE, set: SET, dict: DICT}
 
+#: Types of the commonest literals, which need no look.
+_NUMBERS = frozenset((int, float, bool))
+
 # dask keeps the function behind a fused task and the one that builds a container private, but shows both on request.
 _SUBGRAPH = cast("Task", Task.fuse(Task("a", int), Task("b", int, TaskRef("a")))).func
 _CONTAINER = List(TaskRef("a")).func
@@ -222,6 +225,9 @@ class Tracer:
         for arg in node.args:  # once for each argument of each task: references and literals without a detour
             if type(arg) is TaskRef:
                 args.append(known.get(arg.key) or self.ref(arg.key))
+            elif type(arg) in _NUMBERS and not self._shared:
+                args.append((LITERAL, len(self.literals)))
+                self.literals.append(arg)
             elif isinstance(arg, GraphNode):
                 args.append(self.spec(arg, label))
             else:

@@ -26,7 +26,7 @@ Finished regions are sealed, and where anything was fused, a task that stayed al
 run finds nothing to do.
 
 Legality (`region.barrier`), choice (`partition`) and rewriting (`region.group`) are three functions; all is linear in tasks
-and edges.
+and edges. The file is a little long: a choice is one state, which all rules read and every placement changes.
 """
 
 from __future__ import annotations
