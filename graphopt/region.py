@@ -23,7 +23,7 @@ from graphopt.graph import dependencies
 from graphopt.spec import Alias, DataNode, GraphNode, List, Task, TaskRef
 from graphopt.types import Graph, Key, Node, Substitutions
 
-__all__ = ["Region", "barrier", "barriers", "first_output", "group", "is_pick", "pick", "region_key"]
+__all__ = ["Region", "barrier", "barriers", "first_output", "group", "group_tasks", "is_pick", "pick", "region_key"]
 
 _REGION = "graphopt-region"
 
@@ -176,7 +176,7 @@ def _is_coroutine_cached(func: Callable[..., Any]) -> bool:
     return bool(getattr(func, "__tornado_coroutine__", False)) or inspect.iscoroutinefunction(func)
 
 
-def group(graph: Graph, keys: Collection[Key], groups: Iterable[Sequence[Any]]) -> Graph:
+def group(graph: Graph, keys: Collection[Key], groups: Iterable[Collection[Key]]) -> Graph:
     """Put regions in place of groups of tasks; the same object if there are no groups.
 
     Anything that was read from outside a group, or asked for, stays in the graph under its key.
@@ -186,8 +186,13 @@ def group(graph: Graph, keys: Collection[Key], groups: Iterable[Sequence[Any]]) 
     graph, keys
         The graph and what is asked for.
     groups
-        Disjoint groups of tasks, inputs first within each.
+        Disjoint groups of keys, inputs first within each.
     """
+    return group_tasks(graph, keys, [[graph[key] for key in tasks] for tasks in groups])
+
+
+def group_tasks(graph: Graph, keys: Collection[Key], groups: Iterable[Sequence[Any]]) -> Graph:
+    """Do as `group` does, with groups of tasks: who has them at hand spares a look into the graph for each."""
     regions = [Region(members[-1].key, members, ()) for members in groups]
     if not regions:
         return graph

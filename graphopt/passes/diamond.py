@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt.graph import holds, is_constant, toposort
-from graphopt.region import Region, barriers, group, is_pick
+from graphopt.region import Region, barriers, group_tasks, is_pick
 from graphopt.sizes import brought_bytes
 from graphopt.spec import DataNode, GraphNode, Task, TaskRef
 from graphopt.types import Graph, Key, Refusal
@@ -76,7 +76,7 @@ def diamond(
         The annotation class of each annotated key; regions never span two classes.
     """
     found = partition(graph, keys, parallelism=parallelism, max_bytes=max_bytes, classes=classes)
-    return group(graph, keys, found.regions)
+    return group_tasks(graph, keys, found.regions)
 
 
 def partition(

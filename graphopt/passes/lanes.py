@@ -70,7 +70,7 @@ def lanes(
                 refusals.extend(refused)
             return graph
         members = [view.members(batch) for batch in batches + pairs]
-        graph = group(graph, wanted, [[graph[key] for key in keys] for keys in members])
+        graph = group(graph, wanted, members)
         view = view.contracted(graph, batches + pairs, [_stands(keys, graph) for keys in members])
 
 
