@@ -152,6 +152,7 @@ class _Writer:
         self._depth_first()
         self.constants: dict[str, Any] = {}
         self.used: set[str] = {"np", "lean", "slice", "set"}  # the last two are how Python writes slices and empty sets
+        self.counts: dict[tuple[str, int], int] = {}  # how far the names that begin alike are counted
         self.bound: dict[int, str] = {id(slice): "slice", id(set): "set"}
         self.function_texts = ["" if _is_operator(func) else self._function(func) for func, _, _ in self.steps]
         self.slot_names: dict[int, str] = {}
@@ -217,11 +218,13 @@ class _Writer:
         wish = _NOT_IN_NAMES.sub("_", wish).strip("_").lower() or "x"
         if wish[0].isdigit() or keyword.iskeyword(wish):
             wish = f"{wish}_" if not wish[0].isdigit() else f"x_{wish}"
-        name, n = wish, 0 if wish in self.constants else 1  # exp_1 = exp(x), but y_2 after y
+        first = 0 if wish in self.constants else 1  # exp_1 = exp(x), but y_2 after y
+        name, n = wish, self.counts.get((wish, first), first)
         while name in self.used:
             n += 1
             name = f"{wish}_{n}"
         self.used.add(name)
+        self.counts[wish, first] = n  # of thousands of names alike each is found at once
         return name
 
     def _bind(self, value: Any, wish: str) -> str:
