@@ -212,6 +212,7 @@ class _Builder:
         self.slot_of: dict[Key, int] = {}
         self.literal_slots: dict[int, int] = {}
         self.scalars: list[tuple[int, Scalar]] = []
+        self.folds: dict[int, _Reduce] = {}  # by id of what they call
         self.level_of: dict[int, int] = {}  # of the lane that writes a slot
         self.rows: list[tuple[int, Any, Lane, Traced | None]] = []  # level, kernel, lane
 
@@ -249,7 +250,8 @@ class _Builder:
             elif is_pick(node, graph) or isinstance(node, TaskRef):
                 self.of_key(key)
             elif isinstance(node, Fold):
-                self.add(_Reduce(node.func), Lane(key, tuple(map(self.of_key, node.blocks)), (self.of_key(key),)), None)
+                fold = self.folds.setdefault(id(node.func), _Reduce(node.func))
+                self.add(fold, Lane(key, tuple(map(self.of_key, node.blocks)), (self.of_key(key),)), None)
             else:
                 inputs = sorted(dependencies(node), key=str)
                 lane = Lane(key, tuple(map(self.of_key, inputs)), (self.of_key(key),))

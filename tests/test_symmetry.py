@@ -99,7 +99,7 @@ def nearest(X: Any, y: Any, b: Any) -> Any:
 
 
 def in_columns(X: Any, y: Any) -> Any:
-    return X * 2, X - X.mean(axis=0), X.T.dot(y)
+    return X.sum(axis=1), X - X.mean(axis=0), X.T.dot(y)
 
 
 ALIKE: dict[str, Callable[..., Any]] = {

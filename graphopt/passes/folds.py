@@ -97,9 +97,11 @@ def folds(graph: Graph, keys: Collection[Key]) -> Graph:
     if not made:
         return graph
     out: dict[Key, Node] = {}
+    folding: dict[int, functools.partial[Any]] = {}  # by id: the trees of many columns share a function, and stay alike
     for key, node in graph.items():
         if key in made:
-            out[key] = Fold(key, _folding(node.func), List(*map(TaskRef, blocks[key])))  # type: ignore[union-attr]
+            func: Any = node.func  # type: ignore[union-attr]
+            out[key] = Fold(key, folding.setdefault(id(func), _folding(func)), List(*map(TaskRef, blocks[key])))
         elif key not in dropped:
             out[key] = node
     return out
