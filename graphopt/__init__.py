@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from graphopt.compiled import Compiled, Stats, compile
 from graphopt.context import optimized
+from graphopt.cost import Overhead, Spread
 from graphopt.execute.low_latency import low_latency
 from graphopt.explain import Explanation, explain
 from graphopt.iterate import iterate
+from graphopt.overhead import measure_overhead
 from graphopt.pipeline import Policy, optimize
 from graphopt.plan import Plan
 from graphopt.report.plans import visualize as _visualize
@@ -39,17 +41,20 @@ __all__ = [
     "GraphoptWarning",
     "MemoryLimitError",
     "MissingKeyError",
+    "Overhead",
     "Plan",
     "Policy",
     "PolicyError",
     "Refusal",
     "SharedGraph",
+    "Spread",
     "Stats",
     "TraceError",
     "compile",
     "explain",
     "iterate",
     "low_latency",
+    "measure_overhead",
     "optimize",
     "optimized",
     "sharing",

@@ -121,6 +121,7 @@ BESIDE = {
         "cluster": {"context"},
         "compiled": {"cluster", "context", "execute"},
         "iterate": {"compiled", "execute"},
+        "overhead": {"compiled"},
         "demo": {"report"},
         "__main__": {"report", "demo"},
     },
