@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -16,6 +17,7 @@ __all__ = ["COSTS", "Overhead", "Spread", "in_units"]
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _MIB = 1 << 20
+_WIDTH = 60  # columns of a narrow terminal
 
 #: The costs, what to call them, and of how many they are shown.
 COSTS = (
@@ -120,7 +122,7 @@ class Overhead:
     --------
     >>> call, task, edge, none = [Spread(t, 0.9 * t, 1.1 * t) for t in (1e-3, 5e-5, 1e-5, 0.0)]
     >>> cost = Overhead("threads", call, task, edge, none, none, none, 1, 2, 2, "x86_64", (), "2026-01-01T00:00", 9.0, 20)
-    >>> cost.of(tasks=1_000, edges=2_000), cost.of(tasks=10_000, iterations=100)
+    >>> round(cost.of(tasks=1_000, edges=2_000), 6), round(cost.of(tasks=10_000, iterations=100), 6)
     (0.071, 0.6)
     >>> Overhead.from_json(cost.to_json()) == cost
     True
@@ -210,7 +212,7 @@ class Overhead:
         rows = [(label, in_units(cost.median), f"{in_units(cost.low)} to {in_units(cost.high)}") for label, cost in self.rows()]
         first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
         lines = [f"  {label:<{first}}  {median:>{second}}  ({interval})" for label, median, interval in rows]
-        return "\n".join([self.title, *lines, *_wrapped(self.notes)])
+        return "\n".join([textwrap.fill(self.title, _WIDTH), *lines, *_wrapped(self.notes)])
 
     __repr__ = __str__
 
@@ -244,7 +246,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _wrapped(pieces: Sequence[str], width: int = 58) -> list[str]:
+def _wrapped(pieces: Sequence[str], width: int = _WIDTH - 2) -> list[str]:
     """Join pieces with commas, in lines that fit a narrow terminal."""
     lines = [""]
     for piece in pieces:

@@ -31,7 +31,6 @@ __all__ = ["TARGETS", "measure_overhead"]
 TARGETS = ("sync", "threads", "processes", "plan")
 
 _LEAST_ROUNDS = 3
-_FEWEST_TASKS = 16
 _TIGHT = 0.1  # of a cost: an interval of this width is narrow enough
 _BUILT = 256  # chunks of the graph that is built and optimised
 _PACKAGES = ("dask", "distributed", "numpy", "graphopt")
@@ -160,7 +159,7 @@ def _measured(
 
 def _sized(subject: Subject, seconds: float) -> list[Probe]:
     """Return probes of as many tasks as leave time for a dozen rounds, each called before."""
-    tasks = _FEWEST_TASKS
+    tasks = subject.least
     while True:
         start = _clock()
         probes = subject.probes(tasks)

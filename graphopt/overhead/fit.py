@@ -1,8 +1,9 @@
 """Fit: the costs that explain what graphs of known size took, and how sure they are.
 
 Least squares on the medians of each graph, with costs that cannot be negative (Lawson and Hanson, Solving Least Squares
-Problems, 1974, as in SciPy), each graph weighted by its own time: errors are relative, and a call of one task says as much as one
-of a thousand. Intervals are those of the bootstrap (Efron, 1979): the samples of each graph are drawn anew, and fitted again.
+Problems, 1974, as in SciPy), each graph weighted by the time that the costs predict for it: errors are relative, and a call of
+one task says as much as one of a thousand. Weights by the times themselves would trust those most that came out too small.
+Intervals are those of the bootstrap (Efron, 1979): the samples of each graph are drawn anew, and fitted again.
 """
 
 from __future__ import annotations
@@ -17,23 +18,35 @@ from graphopt.cost import Spread
 __all__ = ["bootstrapped", "fitted", "spread", "spread_of_median"]
 
 _DRAWS = 200
+_REWEIGHTED = 4
 
 
 def fitted(counts: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Return the cost of each column of ``counts`` (graphs by columns) that together explain the times best."""
-    weighted = counts / times[:, np.newaxis]
+    expected = times
+    for _ in range(_REWEIGHTED):
+        costs = _solved(counts, times, expected)
+        expected = np.maximum(counts @ costs, times * 1e-3)
+    return costs
+
+
+def _solved(counts: np.ndarray, times: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Return the costs, with each time weighted by what is expected of it."""
+    weighted = counts / expected[:, np.newaxis]
     scale = weighted.max(axis=0)
     used = scale > 0
     out = np.zeros(counts.shape[1])
-    out[used] = nnls(weighted[:, used] / scale[used], np.ones(len(times)))[0] / scale[used]
+    out[used] = nnls(weighted[:, used] / scale[used], times / expected)[0] / scale[used]
     return out
 
 
 def bootstrapped(counts: np.ndarray, samples: Sequence[Sequence[float]], draws: int = _DRAWS) -> np.ndarray:
     """Return estimates (draws by columns) from samples drawn anew; each graph may have another number of them."""
     rng = np.random.default_rng(0)
+    medians = np.array([np.median(one) for one in samples])
+    expected = np.maximum(counts @ fitted(counts, medians), medians * 1e-3)
     times = np.stack([_medians(one, draws, rng) for one in samples], axis=1)
-    return np.stack([fitted(counts, row) for row in times])
+    return np.stack([_solved(counts, row, expected) for row in times])
 
 
 def _medians(sample: Sequence[float], draws: int, rng: np.random.Generator) -> np.ndarray:

@@ -36,13 +36,13 @@ class Plans:
         self.target = "compiled plans"
         self.addresses: tuple[str, ...] = ()
         self.workers, self.threads = 1, policy.resolve().parallelism or 1
-        self.most = 1024
+        self.least, self.most = 256, 1024
         if client is not None:
             workers = open_client(client)
             self.addresses = tuple(sorted(workers))
             self.target += " on a cluster"
             self.workers, self.threads = len(workers), sum(worker["nthreads"] for worker in workers.values())
-            self.most = 256  # chunks on workers, of which each is a key for the scheduler
+            self.least, self.most = 16, 256  # chunks on workers, of which each is a key for the scheduler
         self.warm = 8  # first calls compile, and try threads
         self.steps: list[Compiled] = []
 

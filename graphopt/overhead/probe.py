@@ -45,7 +45,8 @@ class Subject(Protocol):
     target: str
     workers: int
     threads: int
-    most: int  # tasks in a graph
+    least: int  # tasks in a graph, at first
+    most: int
     warm: int  # calls of each probe before the first that counts
 
     def probes(self, tasks: int) -> list[Probe]:

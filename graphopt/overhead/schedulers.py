@@ -1,7 +1,7 @@
 """Schedulers: empty tasks for dask's own schedulers and for clusters.
 
-Tasks call functions of the standard library and NumPy only, so that workers need nothing of ours. The graphs go to the scheduler
-as they are: what building and optimising cost is measured apart.
+Tasks call functions of the standard library and NumPy only, so that workers need nothing of ours. Graphs go to the scheduler as
+they are: what building and optimising cost is measured apart.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Scheduler:
     ) -> None:
         self.target, self.workers, self.threads = target, workers, threads
         self.get, self.sizes, self.first, self.across = get, sizes, first, across
-        self.most, self.warm = 1024, 1
+        self.least, self.most, self.warm = 16, 1024, 1
 
     def probes(self, tasks: int) -> list[Probe]:
         """Return what to time, in graphs of so many tasks."""
@@ -67,15 +67,11 @@ class Scheduler:
         if self.first is not None:
             found.append(self._empty(self.first, FIRST, 1, 0, {"iterations": 1}))
         for size in self.sizes:
-            one_worker, two_workers = self.across[:1] * 2, self.across
-            found.append(self._bytes(f"{size} bytes made", size, _made, one_worker, {"tasks": 1, **kinds}))
+            found.append(self._bytes("made", size, _made, {"tasks": 1, **kinds}))
             if len(self.across) == 1:
-                found.append(
-                    self._bytes(f"{size} bytes fetched", size, _fetched, one_worker, {"tasks": 1, "moved": size, **kinds})
-                )
+                found.append(self._bytes("fetched", size, _fetched, {"tasks": 1, "moved": size, **kinds}))
             else:
-                counts = {"tasks": 2, "edges": 1, "moved": size, **kinds}
-                found.append(self._bytes(f"{size} bytes moved", size, _moved, two_workers, counts))
+                found.append(self._bytes("moved", size, _moved, {"tasks": 2, "edges": 1, "moved": size, **kinds}))
         return found
 
     def _empty(self, get: Get, name: str, tasks: int, degree: int, kinds: Mapping[str, int]) -> Probe:
@@ -88,19 +84,12 @@ class Scheduler:
         edges = max(0, tasks - width) * degree
         return Probe(name, prepare, partial(_all_are, min(width, tasks), _NUMBER), tasks=tasks, edges=edges, **kinds)
 
-    def _bytes(
-        self,
-        name: str,
-        size: int,
-        make: Callable[[int], Mapping[str, Task]],
-        places: tuple[str, ...],
-        counts: Mapping[str, int],
-    ) -> Probe:
+    def _bytes(self, what: str, size: int, make: Callable[[int], Mapping[str, Task]], counts: Mapping[str, int]) -> Probe:
         def prepare() -> Callable[[], Any]:
             tasks = make(size)
-            return partial(self.get, _placed(tasks, places), [list(tasks)[-1]])
+            return partial(self.get, _placed(tasks, self.across), [list(tasks)[-1]])
 
-        return Probe(name, prepare, partial(_has_size, size), made=size, **counts)
+        return Probe(f"{size} bytes {what}", prepare, partial(_has_size, size), made=size, **counts)
 
     def phases(self, tasks: int) -> tuple[float, float]:
         """Build and optimise a graph of dask.array's; return seconds a task for each."""

@@ -241,7 +241,7 @@ def _bars(axes: Any, found: dict[str, Overhead]) -> None:
             spot = {"xytext": (0, 4), "textcoords": "offset points", "rotation": 90, "ha": "center", "va": "bottom"}
             axes.annotate(in_units(cost.median), (x, height + more), fontsize=7, **spot)
     axes.set_yscale("log")
-    axes.set_ylim(floor, 40 * top)  # room for the numbers
+    axes.set_ylim(floor, top * (top / floor) ** 0.25)  # room for the numbers
     axes.yaxis.set_major_formatter(lambda value, _: in_units(value))
     axes.set_xticks(range(len(labels)), [label.replace(", ", ",\n") for label in labels])
     axes.set_ylabel("seconds (logarithmic)")
