@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import distributed
 import numpy as np
 import pytest
 from dask.callbacks import Callback
+from rich.console import Console
 
 import graphopt as go
 from graphopt import overhead
@@ -278,8 +280,8 @@ class Tasks(Callback):
 def test_tasks_and_dependencies_are_as_many_as_are_counted(target: str) -> None:
     with overhead._opened(target) as subject:
         probes = subject.probes(64)
-        assert [probe.tasks for probe in probes[:7]] == [1, 16, 64, 64, 64, 64, 64]
-        assert [probe.edges for probe in probes[:7]] == [0, 0, 0, 48, 96, 192, 384]
+        assert [probe.tasks for probe in probes[:7]] == [1, 17, 65, 65, 65, 65, 65]  # and one that adds up
+        assert [probe.edges for probe in probes[:7]] == [0, 16, 64, 64, 112, 208, 400]
         assert any(probe.moved for probe in probes)
         for probe in probes:
             call = probe.prepare()
@@ -408,6 +410,15 @@ def test_a_plan_and_a_compiled_function_say_where_they_run() -> None:
     with dask.config.set(num_workers=2):
         check(go.measure_overhead(step.plan(X), seconds=0.2), "compiled plans", 1, 2)
     assert step.stats.calls == 0
+
+
+@pytest.mark.parametrize(("wanted", "terminal"), [(True, True), (True, False), (False, True)])
+def test_a_bar_is_for_terminals(wanted: bool, terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(overhead, "Console", lambda stderr: Console(file=out, force_terminal=terminal, width=60))
+    with overhead._bar(5.0, wanted) as bar:
+        bar(2.5)
+    assert ("measuring overhead" in out.getvalue()) == (wanted and terminal)
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------

@@ -64,7 +64,8 @@ class Plans:
     def _bytes(self, size: int) -> Probe:
         step, array = self._compiled(_handed_on), self._array(1, size // 8)
         plan = step.plan(array)
-        return Probe(f"{size} bytes", self._calling(step, [array]), _has_bytes(size), tasks=plan.lanes, edges=1, moved=size)
+        counts = {"iterations": 0, "tasks": plan.lanes, "edges": 1, "moved": size, "calls": 1}
+        return Probe(f"{size} bytes", self._calling(step, [array]), _has_bytes(size), **counts)
 
     def _compiled(self, fn: Callable[..., Any]) -> Compiled:
         step: Compiled = compile(fn, exact=self.exact, policy=self.policy)
@@ -82,13 +83,12 @@ class Plans:
     def _array(self, chunks: int, length: int = 1) -> da.Array:
         """Return an array of ones in so many chunks, each of that length, in memory; the same places for each array."""
         name = f"ones-{uuid.uuid4().hex}"
-        blocks: list[Any] = [np.ones(length) for _ in range(chunks)]
-        if self.client is not None:
+        graph: dict[Any, Any] = {(name, i): np.ones(length) for i in range(chunks)}
+        if self.client is not None:  # with the names that blocks have for dask, each worker's in one message
             share = -(-chunks // len(self.addresses))
-            parts = [blocks[i : i + share] for i in range(0, chunks, share)]
-            pairs = zip(parts, self.addresses, strict=False)
-            blocks = [f for part, address in pairs for f in self.client.scatter(part, workers=[address], hash=False)]
-        graph = {(name, i): block for i, block in enumerate(blocks)}
+            for place, address in enumerate(self.addresses):
+                part = {key: block for key, block in graph.items() if key[1] // share == place}
+                graph.update(self.client.scatter(part, workers=[address]) if part else {})
         return da.Array(graph, name, ((length,) * chunks,), dtype=float)
 
     def phases(self, tasks: int) -> tuple[float, float]:

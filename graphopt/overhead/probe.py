@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 __all__ = ["COLUMNS", "Probe", "Subject", "empty_tasks"]
 
-#: What a probe counts. ``made`` are bytes that its tasks write, ``calls`` are calls that find running what a first one starts:
-#: both are there to be told apart from what is asked for.
+#: What a probe counts. ``made`` are bytes that its tasks write. ``calls`` are calls that are not like others, because they find
+#: running what a first one starts, or because their messages are long. Both are there to be told apart from what is asked for.
 COLUMNS = ("iterations", "tasks", "edges", "moved", "made", "calls")
 
 #: How many dependencies tasks have, in graphs of the same number of tasks.
@@ -60,7 +60,7 @@ def empty_tasks(tasks: int) -> list[tuple[str, int, int]]:
     """Return the graphs of empty tasks to time: name, number of tasks, dependencies of each.
 
     Independent tasks of three numbers tell a task from a call, and the same number of tasks with more and more dependencies
-    tells a dependency from a task.
+    tells a dependency from a task. One more task reads what comes out, if that is more than one result.
     """
     independent = [("one task", 1, 0), ("some tasks", tasks // 4, 0), ("many tasks", tasks, 0)]
     return [*independent, *[(f"{degree} dependencies", tasks, degree) for degree in DEGREES]]

@@ -26,13 +26,13 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.system import CPU_COUNT
 
 from graphopt.overhead.probe import Probe, empty_tasks
-from graphopt.spec import Task, TaskRef
+from graphopt.spec import List, Task, TaskRef
 from graphopt.types import ClusterError
 
 __all__ = ["FIRST", "Scheduler", "expression", "on_client", "on_processes", "on_threads", "open_client"]
 
 _MIB = 1 << 20
-_NUMBER = 6  # what tasks hand on: the greatest common divisor of any number of sixes
+_NUMBER = 6  # what empty tasks hand on: the greatest common divisor of any number of sixes
 FIRST = "a first task"  # a probe that takes long and needs no trial
 
 Get = Callable[[Any, list[Any]], Any]
@@ -62,27 +62,29 @@ class Scheduler:
 
     def probes(self, tasks: int) -> list[Probe]:
         """Return what to time, in graphs of so many tasks."""
-        kinds = {"iterations": 0, "calls": 1} if self.first is not None else {"iterations": 1}
+        other = {"iterations": 0, "calls": 1}
+        kinds = {"iterations": 1} if self.first is None else other
         found = [self._empty(self.get, name, number, degree, kinds) for name, number, degree in empty_tasks(tasks)]
         if self.first is not None:
             found.append(self._empty(self.first, FIRST, 1, 0, {"iterations": 1}))
         for size in self.sizes:
-            found.append(self._bytes("made", size, _made, {"tasks": 1, **kinds}))
+            found.append(self._bytes("made", size, _made, {"tasks": 1, **other}))
             if len(self.across) == 1:
-                found.append(self._bytes("fetched", size, _fetched, {"tasks": 1, "moved": size, **kinds}))
+                found.append(self._bytes("fetched", size, _fetched, {"tasks": 1, "moved": size, **other}))
             else:
-                found.append(self._bytes("moved", size, _moved, {"tasks": 2, "edges": 1, "moved": size, **kinds}))
+                found.append(self._bytes("moved", size, _moved, {"tasks": 2, "edges": 1, "moved": size, **other}))
         return found
 
     def _empty(self, get: Get, name: str, tasks: int, degree: int, kinds: Mapping[str, int]) -> Probe:
         width = max(8, tasks // 4) if degree else tasks
 
         def prepare() -> Callable[[], Any]:
-            graph, keys = layers_of(tasks, width, degree)
-            return partial(get, graph, keys)
+            graph, key = layers_of(tasks, width, degree)
+            return partial(get, graph, [key])
 
-        edges = max(0, tasks - width) * degree
-        return Probe(name, prepare, partial(_all_are, min(width, tasks), _NUMBER), tasks=tasks, edges=edges, **kinds)
+        alone = width == 1
+        edges = (tasks - width) * degree + width * (not alone)
+        return Probe(name, prepare, partial(_is, width * _NUMBER), tasks=tasks + (not alone), edges=edges, **kinds)
 
     def _bytes(self, what: str, size: int, make: Callable[[int], Mapping[str, Task]], counts: Mapping[str, int]) -> Probe:
         def prepare() -> Callable[[], Any]:
@@ -112,15 +114,18 @@ def expression(x: Any) -> Any:
     return (2 * (x + 1) - x).sum()
 
 
-def layers_of(tasks: int, width: int, degree: int) -> tuple[dict[Any, Task], list[Any]]:
-    """Return empty tasks in layers, with so many dependencies each but in the first, and the keys of the last layer."""
+def layers_of(tasks: int, width: int, degree: int) -> tuple[dict[Any, Task], Any]:
+    """Return layers of empty tasks, with so many dependencies a task in all but the first, and the key of what adds up the last."""
     name = f"empty-{uuid.uuid4().hex}"  # never the name of a task that a scheduler still remembers
     graph = {}
     for i in range(tasks):
         row, column = divmod(i, width)
         inputs = [TaskRef((name, (row - 1) * width + (column + j) % width)) for j in range(degree)] if row else [_NUMBER]
         graph[name, i] = Task((name, i), math.gcd, *inputs)
-    return graph, [(name, i) for i in range(max(0, tasks - width), tasks)]
+    last = (name, tasks if width > 1 else 0)
+    if width > 1:
+        graph[last] = Task(last, sum, List(*[TaskRef((name, i)) for i in range(tasks - width, tasks)]))
+    return graph, last
 
 
 def _made(size: int) -> dict[str, Task]:
@@ -152,8 +157,8 @@ def _placed(tasks: Mapping[str, Task], places: tuple[str, ...]) -> Any:
     return HighLevelGraph(layers, {key: {str(dep) for dep in task.dependencies} for key, task in tasks.items()})
 
 
-def _all_are(number: int, value: Any, results: Any) -> bool:
-    return list(results) == [value] * number
+def _is(value: Any, results: Any) -> bool:
+    return list(results) == [value]
 
 
 def _has_size(size: int, results: Any) -> bool:
