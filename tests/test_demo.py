@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -181,7 +182,7 @@ def test_quiet_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str])
 
 def test_help_lists_the_commands_and_the_real_data_command(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, words in (
-        (["--help"], [name.split(".")[-2] for name in COMMANDS]),
+        (["--help"], [importlib.import_module(name).NAME for name in COMMANDS]),
         (
             ["demo", "--help"],
             ["--data ../shared/data/beMTPL97.parquet --target claim", "--drop nclaims", "exit status"],

@@ -256,7 +256,7 @@ def test_what_is_slow_is_measured_with_fewer_tasks_and_three_times_at_least(cloc
 def test_a_wrong_result_is_an_error(clock: Clock) -> None:
     subject = Made(clock)
     subject.call = lambda *_: 41  # type: ignore[method-assign]
-    with pytest.raises(go.GraphoptError, match="wrong result for one task: 41"):
+    with pytest.raises(go.GraphoptError, match="wrong result for few tasks: 41"):
         measure(subject, 1.0)
 
 

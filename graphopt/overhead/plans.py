@@ -42,16 +42,21 @@ class Plans:
             self.addresses = tuple(sorted(workers))
             self.target += " on a cluster"
             self.workers, self.threads = len(workers), sum(worker["nthreads"] for worker in workers.values())
-            self.least, self.most = 16, 256  # chunks on workers, of which each is a key for the scheduler
+            self.least, self.most = 64, 256  # chunks on workers, of which each is a key for the scheduler
+        self.fewest = max(2, self.threads)  # lanes: a call of a plan starts all threads, and asks all workers
+        self.least = max(self.least, 8 * self.fewest)
         self.warm = 8  # first calls compile, and try threads
         self.steps: list[Compiled] = []
 
     def probes(self, tasks: int) -> list[Probe]:
         """Return what to time, in plans of about so many kernel calls."""
         self.close()
-        degrees = max(degree for _, _, degree in empty_tasks(tasks))
-        arrays = {number: [self._array(number) for _ in range(degrees)] for number in (1, tasks // 4, tasks)}
-        found = [self._empty(name, arrays[number][: max(1, degree)]) for name, number, degree in empty_tasks(tasks)]
+        shapes = empty_tasks(tasks, self.fewest)
+        arrays: dict[int, list[da.Array]] = {}
+        for _, number, degree in shapes:
+            have = arrays.setdefault(number, [])
+            have += [self._array(number) for _ in range(max(1, degree) - len(have))]
+        found = [self._empty(name, arrays[number][: max(1, degree)]) for name, number, degree in shapes]
         return [*found, *[self._bytes(size) for size in _SIZES]]
 
     def _empty(self, name: str, arrays: list[da.Array]) -> Probe:

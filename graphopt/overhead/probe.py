@@ -56,11 +56,11 @@ class Subject(Protocol):
         """Build and optimise a graph of some hundred tasks; return how many seconds each took, per task."""
 
 
-def empty_tasks(tasks: int) -> list[tuple[str, int, int]]:
+def empty_tasks(tasks: int, fewest: int = 1) -> list[tuple[str, int, int]]:
     """Return the graphs of empty tasks to time: name, number of tasks, dependencies of each.
 
     Independent tasks of three numbers tell a task from a call, and the same number of tasks with more and more dependencies
     tells a dependency from a task. One more task reads what comes out, if that is more than one result.
     """
-    independent = [("one task", 1, 0), ("some tasks", tasks // 4, 0), ("many tasks", tasks, 0)]
+    independent = [("few tasks", fewest, 0), ("some tasks", tasks // 4, 0), ("many tasks", tasks, 0)]
     return [*independent, *[(f"{degree} dependencies", tasks, degree) for degree in DEGREES]]

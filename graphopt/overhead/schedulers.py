@@ -115,7 +115,7 @@ def expression(x: Any) -> Any:
 
 
 def layers_of(tasks: int, width: int, degree: int) -> tuple[dict[Any, Task], Any]:
-    """Return layers of empty tasks, with so many dependencies a task in all but the first, and the key of what adds up the last."""
+    """Return layers of empty tasks, all but the first with so many dependencies each, and the key of what adds up the last."""
     name = f"empty-{uuid.uuid4().hex}"  # never the name of a task that a scheduler still remembers
     graph = {}
     for i in range(tasks):
