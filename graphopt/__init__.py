@@ -7,10 +7,12 @@ from graphopt.context import optimized
 from graphopt.cost import Overhead, Spread
 from graphopt.execute.low_latency import low_latency
 from graphopt.explain import Explanation, explain
+from graphopt.granularity import Granularity, metg
 from graphopt.iterate import iterate
 from graphopt.overhead import measure_overhead
 from graphopt.pipeline import Policy, optimize
 from graphopt.plan import Plan
+from graphopt.report.efficiency import draw_file as _draw_file
 from graphopt.report.plans import visualize as _visualize
 from graphopt.shared import SharedGraph
 from graphopt.sharing import sharing
@@ -28,6 +30,7 @@ from graphopt.types import (
 )
 
 Plan.drawn_by = _visualize
+Granularity.drawn_by = _draw_file
 
 __version__ = "0.1.0.dev0"
 
@@ -36,6 +39,7 @@ __all__ = [
     "Compiled",
     "CycleError",
     "Explanation",
+    "Granularity",
     "GraphError",
     "GraphoptError",
     "GraphoptWarning",
@@ -55,6 +59,7 @@ __all__ = [
     "iterate",
     "low_latency",
     "measure_overhead",
+    "metg",
     "optimize",
     "optimized",
     "sharing",

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from graphopt.report.errors import CommandError
 
-COMMANDS = ("graphopt.demo.command", "graphopt.report.overhead")
+COMMANDS = ("graphopt.demo.command", "graphopt.report.overhead", "graphopt.report.metg")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -30,14 +31,16 @@ COSTS = (
 )
 
 
-def in_units(seconds: float) -> str:
-    """Return seconds with two or three digits and the unit that suits them.
+def in_units(seconds: float | None) -> str:
+    """Return seconds with two or three digits and the unit that suits them; ``?`` where they are not known.
 
     Examples
     --------
     >>> in_units(0), in_units(5.2e-5), in_units(0.0123), in_units(2e-10)
     ('0 ns', '52 µs', '12.3 ms', '0.2 ns')
     """
+    if seconds is None or not math.isfinite(seconds):
+        return "?"
     if not seconds:
         return "0 ns"
     size, unit = next(((size, unit) for size, unit in _UNITS if abs(seconds) >= 0.9995 * size), _UNITS[-1])

@@ -11,7 +11,7 @@ import graphopt as go
 from graphopt.demo import race
 from graphopt.demo.descent import Descent, curvature_bound, loss_and_gradient
 from graphopt.demo.problem import INTERCEPT, breast_cancer
-from graphopt.demo.schedulers import running
+from graphopt.report.schedulers import running
 
 __all__ = ["REFERENCE_ITERATIONS", "Agreement", "Reference", "agreement", "reference", "rounding"]
 

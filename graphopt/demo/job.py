@@ -10,10 +10,10 @@ from graphopt.demo.descent import Descent, curvature_bound, loss_and_gradient
 from graphopt.demo.figure import draw
 from graphopt.demo.fusion import Fusion, fusion
 from graphopt.demo.problem import Problem, document
-from graphopt.demo.schedulers import running
 from graphopt.demo.table import load
 from graphopt.report.errors import CommandError
 from graphopt.report.files import pyplot, write_json
+from graphopt.report.schedulers import running
 from graphopt.report.terminal import Terminal
 
 __all__ = ["check_reference", "run"]

@@ -1,4 +1,4 @@
-"""The ways of running dask that the demonstration knows, each a context manager that sets dask up and cleans up.
+"""The ways of running dask that the commands know, each a context manager that sets dask up and cleans up.
 
 Every one holds BLAS to one thread wherever tasks run, because NumPy's own threads would otherwise compete with dask's
 and blur what is compared. A cluster that is not ours is left as it is.
