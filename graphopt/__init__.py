@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from graphopt.chunks import auto_chunks, auto_rechunk
+from graphopt.chunks.choice import Choice
 from graphopt.compiled import Compiled, Stats, compile
 from graphopt.context import optimized
 from graphopt.cost import Overhead, Spread
@@ -35,6 +37,7 @@ Granularity.drawn_by = _draw_file
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "Choice",
     "ClusterError",
     "Compiled",
     "CycleError",
@@ -54,6 +57,8 @@ __all__ = [
     "Spread",
     "Stats",
     "TraceError",
+    "auto_chunks",
+    "auto_rechunk",
     "compile",
     "explain",
     "iterate",

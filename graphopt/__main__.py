@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from graphopt.report.errors import CommandError
 
-COMMANDS = ("graphopt.demo.command", "graphopt.report.overhead", "graphopt.report.metg")
+COMMANDS = ("graphopt.demo.command", "graphopt.report.overhead", "graphopt.report.metg", "graphopt.tuning.command")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -26,6 +26,7 @@ import dask.array as da
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.utils import parse_bytes
 
+from graphopt.chunks.rechunked import Rechunked
 from graphopt.cluster import by_dask, is_remote, resolved, say_once, why_not
 from graphopt.execute import blas
 from graphopt.execute.local import run
@@ -163,10 +164,17 @@ class Compiled:
     """
 
     def __init__(
-        self, fn: Callable[..., Any], static: Iterable[str], exact: bool, policy: Policy, memory: int | None = None
+        self,
+        fn: Callable[..., Any],
+        static: Iterable[str],
+        exact: bool,
+        policy: Policy,
+        memory: int | None = None,
+        chunks: str | None = None,
     ) -> None:
         functools.update_wrapper(self, fn)
         self._fn, self._exact, self._policy, self._memory = fn, exact, policy, memory
+        self._chunks = None if chunks is None else Rechunked()
         self._parameters = inspect.signature(fn)
         self._static = frozenset(static)
         unknown = self._static - self._parameters.parameters.keys()
@@ -199,6 +207,15 @@ class Compiled:
         """Return the plan that a call with these arguments would run, without running it."""
         arguments, structure = self._arguments(args, kwargs)
         return replace(self._find(arguments, structure, active_client(), again=True).plan, given=tuple(arguments))
+
+    @property
+    def policy(self) -> Policy:
+        """How far its optimiser may go."""
+        return self._policy
+
+    def twin(self) -> Compiled:
+        """Return the same function compiled anew, with no plans yet: to try things without a trace of them here."""
+        return Compiled(self._fn, self._static, self._exact, self._policy, self._memory)
 
     def close(self) -> None:
         """Forget all plans, and let the workers of clusters let go of what they hold for them."""
@@ -252,12 +269,15 @@ class Compiled:
             found = getattr(found, part, None)
         if found is self:  # a decorated function goes by its name, as functions do
             return name
-        return Compiled, (self._fn, tuple(self._static), self._exact, self._policy, self._memory)
+        chunks = None if self._chunks is None else "auto"
+        return Compiled, (self._fn, tuple(self._static), self._exact, self._policy, self._memory, chunks)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
 
     def _arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[list[Argument], Structure]:
+        if self._chunks is not None:
+            args, kwargs = self._chunks(self, args, kwargs)
         return arguments_of(self._parameters, args, kwargs, self._static, self._known)
 
     def _known(self, name: str, array: da.Array) -> Argument | None:
@@ -320,6 +340,7 @@ def compile(
     exact: bool = False,
     memory: int | str | None = None,
     policy: Policy | None = None,
+    chunks: str | None = None,
 ) -> Any:
     """Compile a function of dask arrays: trace it once, then replay it without dask's scheduler.
 
@@ -339,6 +360,9 @@ def compile(
         keeps the bound; where nothing does, the call raises.
     policy : Policy, optional
         ``parallelism`` is the number of threads; by default all.
+    chunks : str, optional
+        ``"auto"``: choose chunks at the first call with arrays of new shapes, which takes seconds (see `auto_chunks`), and cut
+        the arguments so in each call. Chunked results come back in those chunks.
 
     Returns
     -------
@@ -375,10 +399,12 @@ def compile(
     (array([0., 0.]), 1)
     """
     if fn is None:
-        return functools.partial(compile, static=static, exact=exact, memory=memory, policy=policy)
+        return functools.partial(compile, static=static, exact=exact, memory=memory, policy=policy, chunks=chunks)
+    if chunks not in (None, "auto"):
+        raise ValueError(f'chunks={chunks!r}: must be "auto", or None to leave the chunks of arguments as they are.')
     if isinstance(static, str):
         raise TypeError(f"static={static!r}: must be a tuple of names, such as ({static!r},).")
-    return Compiled(fn, static, exact, checked(policy), None if memory is None else parse_bytes(memory))
+    return Compiled(fn, static, exact, checked(policy), None if memory is None else parse_bytes(memory), chunks)
 
 
 def _name_of(fn: Any) -> str:

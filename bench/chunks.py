@@ -1,0 +1,193 @@
+"""How good the chunks are that `graphopt.auto_chunks` chooses: against the best of a sweep of all data, in one run.
+
+*Regret* is how much longer a call takes with the chunks that were chosen than with the best of the sweep, and the *error* how
+far the time that was predicted for them is from what it takes on all data right after. Run ``python bench/chunks.py``;
+``--problems``, ``--executors``, ``--parts`` and ``--rounds`` bound it, ``--json`` writes the figures to a file, ``-v`` prints
+each choice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import scipy.sparse
+from iterative import cg_step, heat_step, kmeans_step
+from measure import machine
+from problems import logistic
+
+import graphopt as go
+from graphopt.chunks.executor import executor_of, put
+from graphopt.tuning.sweep import sweep, timed
+
+Made = tuple[Callable[..., Any], tuple[Any, ...]]  # the step, and its arguments
+
+parts = 200  # as the data comes; --parts
+
+
+def rows(data: np.ndarray) -> da.Array:
+    """Store an array in blocks of rows."""
+    return da.from_array(data, chunks=(-(-len(data) // parts), *data.shape[1:])).persist(scheduler="sync")
+
+
+def args_of(found: Any) -> tuple[Any, ...]:
+    """Return the arguments of a call, of which there may be one."""
+    return found if isinstance(found, tuple) else (found,)
+
+
+def logistic_of(length: int, columns: int) -> Made:
+    rng = np.random.default_rng(0)
+    X = rng.random((length, columns))
+    y = (X[:, 0] > 0.5).astype(float)
+    return logistic, (rows(X), rows(y), rng.random(columns) - 0.5)
+
+
+def conjugate_gradient() -> Made:
+    rng = np.random.default_rng(1)
+    X, x = rng.standard_normal((800_000, 30)), rng.standard_normal(30)
+    return lambda X, x, r, p: cg_step(X, 0.5, x, r, p, 1.0), (rows(X), x, x, x)
+
+
+def heat() -> Made:
+    return lambda u: heat_step(u, 0.2), (rows(np.random.default_rng(3).random((1_600, 1_600))),)
+
+
+def kmeans() -> Made:
+    rng = np.random.default_rng(4)
+    X = rng.random((200_000, 8))
+    return kmeans_step, (rows(X), X[:6].copy())
+
+
+def wide() -> Made:
+    rng = np.random.default_rng(5)
+    X = rng.random((2_000, 20_000))
+    return lambda X, v: X.T.dot(X.dot(v)), (rows(X), rng.random(20_000))
+
+
+def products(block: Any, v: np.ndarray) -> np.ndarray:
+    return np.asarray(block @ v)
+
+
+def transposed_column(block: Any, residual: np.ndarray) -> np.ndarray:
+    return np.asarray(block.T @ residual[:, 0])[None]
+
+
+def sparse() -> Made:
+    matrix = scipy.sparse.random(300_000, 2_000, density=0.01, format="csr", random_state=6)
+    size = -(-matrix.shape[0] // parts)
+    blocks = [matrix[i : i + size] for i in range(0, matrix.shape[0], size)]
+    X = da.concatenate([da.from_delayed(dask.delayed(part), part.shape, meta=matrix[:0]) for part in blocks])
+    rng = np.random.default_rng(7)
+    y = rows(rng.random(matrix.shape[0]))
+    return sparse_step, (X.persist(scheduler="sync"), y, rng.random(2_000))
+
+
+def sparse_step(X: da.Array, y: da.Array, beta: np.ndarray) -> Any:
+    """The gradient of a logistic loss over CSR blocks."""
+    eta = X.map_blocks(products, beta, drop_axis=1, dtype=float, meta=np.empty(0))
+    residual = (1 / (1 + da.exp(-eta)) - y)[:, None]
+    shape = ((1,) * X.numblocks[0], (X.shape[1],))
+    return da.map_blocks(transposed_column, X, residual, dtype=float, chunks=shape, meta=np.empty((0, 0))).sum(axis=0)
+
+
+PROBLEMS: dict[str, Callable[[], Made]] = {
+    "logistic 1e6 x 15": lambda: logistic_of(1_000_000, 15),
+    "logistic 2e5 x 300": lambda: logistic_of(200_000, 300),
+    "conjugate gradient": conjugate_gradient,
+    "heat": heat,
+    "k-means": kmeans,
+    "wide": wide,
+    "csr": sparse,
+}
+
+EXECUTORS = ("compiled", "threads", "compiled on a cluster")
+
+
+@contextlib.contextmanager
+def executor(name: str) -> Iterator[None]:
+    """Make an executor the one in use."""
+    if name != "compiled on a cluster":
+        yield
+        return
+    import distributed
+
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=60) as cluster,
+        distributed.Client(cluster),
+    ):
+        yield
+
+
+def put_all(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Put arrays where the executor in use works."""
+    where = executor_of(print)
+    if where.client is None:
+        return args
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it is a lot to send: it is sent once
+        return tuple(put(where, [value])[0] if isinstance(value, da.Array) else value for value in args)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
+    parser.add_argument("--executors", nargs="+", default=list(EXECUTORS), choices=EXECUTORS)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--parts", type=int, default=parts, help="chunks that the data comes in (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("-v", "--verbose", action="store_true")
+    options = parser.parse_args()
+    globals()["parts"] = options.parts
+    print(machine())
+    print(f"{'':24} {'executor':22} chosen   best  regret  predicted  measured  error  search")
+    found = []
+    for where in options.executors:
+        for name in options.problems:
+            with executor(where):
+                step, args = PROBLEMS[name]()
+                args = put_all(args)
+                step = go.compile(step) if where.startswith("compiled") else step
+                choice = go.auto_chunks(args[0], step, *args[1:], seconds=options.seconds)
+                if options.verbose:
+                    print(choice)
+                chosen = choice.chosen.count
+                soon = timed(step, args_of(choice.rechunk(*args)), 3)
+                times = sweep(step, args, choice, options.rounds)
+            best = min(times, key=times.__getitem__)
+            took = times.get(chosen, float("nan"))
+            regret, error = took / times[best] - 1, choice.chosen.predicted / soon - 1
+            print(
+                f"{name:24} {where:22} {chosen:6} {best:6} {regret:7.1%} {1e3 * choice.chosen.predicted:8.2f} ms"
+                f" {1e3 * soon:6.2f} ms {error:6.1%} {choice.seconds:5.1f} s",
+                flush=True,
+            )
+            if options.verbose:
+                print("   sweep:", ", ".join(f"{count}: {1e3 * seconds:.2f}" for count, seconds in times.items()), flush=True)
+            found.append(
+                {
+                    "problem": name,
+                    "executor": where,
+                    "chosen": chosen,
+                    "best": best,
+                    "regret": regret,
+                    "error": error,
+                    "sweep": times,
+                    "choice": choice.to_dict(),
+                }
+            )
+    print(f"worst regret {max(row['regret'] for row in found):.1%}, worst error {max(abs(row['error']) for row in found):.1%}")
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(found, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()

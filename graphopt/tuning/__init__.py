@@ -1,0 +1,1 @@
+"""The command ``python -m graphopt chunks``: chunks chosen for usual steps on generated data or a file."""
