@@ -86,10 +86,14 @@ class _Ready:
         self.threads = Threads(len(plan.levels))
         self.bound: tuple[tuple[Any, ...], list[Any], Bounds] | None = None
         self.ran = self.checked = False
-        self.loops = None if exact else _loops_of(plan)
         self.compiling = threading.RLock()
         self.exact, self.memory = exact, memory
         self.remotes: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # by client
+
+    @functools.cached_property
+    def loops(self) -> Loops | None:
+        """The loops over its lanes, for the threads here."""
+        return None if self.exact else _loops_of(self.plan)
 
     def on(self, client: Any, threads: int | None) -> Any:
         """Return the plan on the cluster of a client."""

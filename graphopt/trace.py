@@ -220,14 +220,15 @@ def resident_blocks(array: da.Array) -> tuple[Any, ...] | None:
         value = layer.get(key)
         if isinstance(value, DataNode):
             value = value.value
-        elif is_future(value) and hasattr(value, "status"):  # not only the key of one
+        elif type(value) is np.ndarray or (is_future(value) and hasattr(value, "status")):  # not only the key of one
             pass
         elif value is None or isinstance(value, _NO_BLOCKS):
             return None
-        if is_dask_collection(value):
+        if type(value) is not np.ndarray and is_dask_collection(value):
             return None
         out.append(value)
-    return tuple(out) if len(set(map(is_future, out))) == 1 else None
+    one_of_each = {type(value): value for value in out}.values()
+    return tuple(out) if len(set(map(is_future, one_of_each))) == 1 else None
 
 
 def trace(
