@@ -139,13 +139,11 @@ class _Partitioner:
         inputs = self.inputs
         in_order = True  # numbering as we go, we see whether each task comes after all it reads, which nearly always is so
         for task, (key, node) in enumerate(zip(self.key, self.node, strict=True)):
-            reads = []
-            for dep in node.dependencies:
-                if dep in number:
-                    reads.append(number[dep])
-                elif dep in graph and dep not in constant:
-                    in_order = False
-            inputs.append(tuple(reads))
+            try:
+                inputs.append(tuple([number[dep] for dep in node.dependencies]))
+            except KeyError:  # of data, of futures, or of a task that comes later
+                in_order = in_order and all([dep in number or dep in constant or dep not in graph for dep in node.dependencies])
+                inputs.append(tuple([number[dep] for dep in node.dependencies if dep in number]))
             number[key] = task
         order: Iterable[int] = range(len(inputs))
         if not in_order:
