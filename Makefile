@@ -33,7 +33,7 @@ demo: $(INSTALLED) ## run the main job (ARGS="--help" lists its options)
 	$(VENV_PYTHON) -m graphopt demo $(ARGS)
 
 test: $(INSTALLED) ## run the tests, at most 8 minutes on 2 cores
-	$(VENV_PYTHON) -m pytest -m "not slow" $(ARGS)
+	$(VENV_PYTHON) -m pytest -m "not slow" -n 2 $(ARGS)
 
 test-slow: $(INSTALLED) ## run the tests that take long
 	$(VENV_PYTHON) -m pytest -m slow $(ARGS) || test $$? -eq 5 # 5: there are none

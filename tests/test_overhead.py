@@ -557,7 +557,7 @@ def test_a_cluster_of_its_own(tmp_path: Path) -> None:
     [
         (["--target", "fibres"], "no such target; it can be sync, threads"),
         (["--target", "tcp://127.0.0.1:1"], "no dask scheduler answers at tcp://127.0.0.1:1"),
-        (["--plot", "o.pdf"], "must end in .svg or .png"),
+        (["--plot", "o.pdf"], "should end in .png or .svg"),
         (["--json", "nowhere/o.json"], "there is no directory"),
         (["--csv", "nowhere/o.csv"], "there is no directory"),
     ],

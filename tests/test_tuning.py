@@ -57,7 +57,6 @@ def test_a_file_with_a_label(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["--data", "nowhere.npy"], "there is no file nowhere.npy"),
         (["--data", "t.csv"], "needs --label"),
         (["--plot", "out.pdf"], "should end in .png or .svg"),
-        (["--seconds", "0"], "--seconds must be above 0"),
         (["--json", "nowhere/out.json"], "there is no directory"),
         (["--rows", "100", "--memory", "much", "--target", "sync"], "much"),
     ],
@@ -70,3 +69,10 @@ def test_what_cannot_be_done_is_one_line(
     (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.endswith("...")]
     assert line.startswith("error: ")
     assert complaint in line
+
+
+@pytest.mark.parametrize("options", [["--seconds", "0"], ["--rows", "0"], ["--iterations", "few"]])
+def test_numbers_that_make_no_sense(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*SMALL, *options])
+    assert options[0] in capsys.readouterr().err

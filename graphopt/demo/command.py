@@ -11,6 +11,7 @@ import argparse
 
 from graphopt.report.errors import CommandError
 from graphopt.report.files import check_writable, pyplot
+from graphopt.report.options import whole
 from graphopt.report.terminal import Terminal
 
 __all__ = ["HELP", "NAME", "configure", "run"]
@@ -40,18 +41,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--data", metavar="FILE", help="a CSV or Parquet file to fit instead of generated data")
     data.add_argument("--target", metavar="COLUMN", help="the two-valued column to predict (with --data)")
     data.add_argument("--drop", metavar="COLUMN", action="append", default=[], help="leave a column out; repeatable")
-    data.add_argument("--rows", type=_positive, metavar="N", help="rows to generate (default 1000000)")
+    data.add_argument("--rows", type=whole, metavar="N", help="rows to generate (default 1000000)")
     data.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the generated data (default %(default)s)")
     data.add_argument(
         "--no-check", action="store_true", help="skip the check against scikit-learn that precedes generated data"
     )
     job = parser.add_argument_group("the job")
-    job.add_argument(
-        "--chunks", type=_positive, default=100, metavar="N", help="parts to cut the rows into (default %(default)s)"
-    )
-    job.add_argument(
-        "--iterations", type=_positive, metavar="N", help="gradient steps (default 60; 20 on processes, distributed)"
-    )
+    job.add_argument("--chunks", type=whole, default=100, metavar="N", help="parts to cut the rows into (default %(default)s)")
+    job.add_argument("--iterations", type=whole, metavar="N", help="gradient steps (default 60; 20 on processes, distributed)")
     job.add_argument("--l2", type=_weight, default=0.0, metavar="W", help="add W/2 times the squared coefficients")
     job.add_argument(
         "--scheduler",
@@ -65,21 +62,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="run on a cluster: its own of worker processes, or the one whose scheduler has this address",
     )
-    job.add_argument(
-        "--workers", type=_positive, metavar="N", help="threads (default: one a core) or worker processes (default 2)"
-    )
+    job.add_argument("--workers", type=whole, metavar="N", help="threads (default: one a core) or worker processes (default 2)")
     output = parser.add_argument_group("output")
     output.add_argument("--output", metavar="PNG", help=f"the picture to write (default {PICTURE})")
     output.add_argument("--no-plot", action="store_true", help="write no picture")
     output.add_argument("--json", metavar="FILE", help="write all figures as JSON; - is standard output")
     output.add_argument("--quiet", action="store_true", help="no progress, no tables")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return value
 
 
 def _weight(text: str) -> float:

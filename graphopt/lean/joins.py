@@ -79,6 +79,8 @@ def piece(block: Any, index: Any) -> Any:
 
     dask copies a small part, lest the whole block be kept for it.
     """
+    if type(block) is not np.ndarray:  # a copy of some is another thing, or an error
+        return chunk.getitem(block, index)
     try:
         return block[index]
     except IndexError:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from graphopt.granularity.patterns import PATTERNS
 from graphopt.report.errors import CommandError
-from graphopt.report.files import check_writable, pyplot, write_json
+from graphopt.report.files import write_json
+from graphopt.report.options import add_output, check_output, positive, whole
 from graphopt.report.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -62,25 +63,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"what runs them: {', '.join(TARGETS)} (default threads compiled)",
     )
-    what.add_argument("--width", type=_positive, default=8, metavar="N", help="tasks of a row (default %(default)s)")
-    what.add_argument("--steps", type=_positive, default=125, metavar="N", help="rows (default %(default)s)")
+    what.add_argument("--width", type=whole, default=8, metavar="N", help="tasks of a row (default %(default)s)")
+    what.add_argument("--steps", type=whole, default=125, metavar="N", help="rows (default %(default)s)")
     what.add_argument("--efficiency", type=_share, default=0.5, metavar="E", help="what is to be kept (default %(default)s)")
-    what.add_argument("--seconds", type=_seconds, default=20.0, metavar="S", help="for each curve, about (default 20)")
+    what.add_argument("--seconds", type=positive, default=20.0, metavar="S", help="for each curve, about (default 20)")
     cluster = parser.add_argument_group("cluster")
     cluster.add_argument("--address", metavar="ADDRESS", help="of a scheduler (default: a cluster of worker processes here)")
-    cluster.add_argument("--workers", type=_positive, metavar="N", help="worker processes to start (default 2)")
-    output = parser.add_argument_group("output")
-    output.add_argument("--json", metavar="FILE", help="write all figures as JSON; - is standard output")
-    output.add_argument("--csv", metavar="FILE", help="write all samples as CSV")
-    output.add_argument("--plot", metavar="FILE", help="draw efficiency against granularity, as .png or .svg")
-    output.add_argument("--quiet", action="store_true", help="no progress, no tables")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return value
+    cluster.add_argument("--workers", type=whole, metavar="N", help="worker processes to start (default 2)")
+    add_output(parser, csv="all samples", plot="efficiency against granularity")
 
 
 def _share(text: str) -> float:
@@ -90,23 +80,11 @@ def _share(text: str) -> float:
     return value
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be positive, not {text}")
-    return value
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Check the request, measure all curves, show and write them; the exit status."""
-    for path in (arguments.json, arguments.csv, arguments.plot):
-        check_writable(path)
+    check_output(arguments)
     if arguments.address and arguments.workers:
         raise CommandError("--workers is for a cluster of its own; the one at an address has the workers it has")
-    if arguments.plot:
-        if not arguments.plot.lower().endswith((".png", ".svg")):
-            raise CommandError(f"--plot {arguments.plot}: the name should end in .png or .svg")
-        pyplot()
     terminal = Terminal(quiet=arguments.quiet, stdout_taken=arguments.json == "-")
     curves = list(_curves(arguments, terminal))
     # files first: a reader of the tables that hangs up, such as head, ends the program

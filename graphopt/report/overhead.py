@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from graphopt.report.errors import CommandError, import_extra
-from graphopt.report.files import check_writable, write_json
+from graphopt.report.files import write_json
+from graphopt.report.options import add_output, check_output, positive
 from graphopt.report.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ HELP = "what a task, a dependency, a call and a byte cost on each scheduler"
 HERE = ("sync", "threads", "processes", "plan")
 CLUSTER = ("cluster", "cluster-plan")
 DEFAULT = ("sync", "threads", "plan")
-ENDINGS = (".svg", ".png")
 EPILOG = """\
 targets:
   sync, threads, processes   dask's own schedulers
@@ -68,20 +68,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"what to measure, several allowed (default {' '.join(DEFAULT)})",
     )
     parser.add_argument(
-        "--seconds", type=_positive, default=20.0, metavar="S", help="time for each target at most (default %(default)g)"
+        "--seconds", type=positive, default=20.0, metavar="S", help="time for each target at most (default %(default)g)"
     )
-    output = parser.add_argument_group("output")
-    output.add_argument("--json", metavar="FILE", help="write all figures as JSON; - is standard output")
-    output.add_argument("--csv", metavar="FILE", help="write them as a table, a line for each target and cost")
-    output.add_argument("--plot", metavar="FILE", help="draw bars by target, as .svg or .png")
-    output.add_argument("--quiet", action="store_true", help="no progress, no table")
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be positive, not {text}")
-    return value
+    add_output(parser, csv="a line for each target and cost", plot="bars by target")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -91,10 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         if target not in (*HERE, *CLUSTER) and "://" not in target:
             named = ", ".join((*HERE, *CLUSTER))
             raise CommandError(f"--target {target}: there is no such target; it can be {named} or the address of a scheduler")
-    for path in (arguments.json, arguments.csv, arguments.plot):
-        check_writable(path)
-    if arguments.plot is not None:
-        _check_plot(arguments.plot)
+    check_output(arguments)
     terminal = Terminal(quiet=arguments.quiet, stdout_taken=arguments.json == "-")
     found = {target: _measured(target, arguments.seconds, terminal) for target in targets}
     _show(found, terminal)
@@ -105,12 +91,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         draw(arguments.plot, found)
     return 0
-
-
-def _check_plot(path: str) -> None:
-    if os.path.splitext(path)[1].lower() not in ENDINGS:
-        raise CommandError(f"--plot {path}: the name of the file must end in {' or '.join(ENDINGS)}")
-    import_extra("matplotlib.figure", "plots")
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------

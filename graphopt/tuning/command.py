@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from graphopt.report.errors import CommandError
-from graphopt.report.files import check_writable, pyplot
+from graphopt.report.options import add_output, check_output, positive, whole
 from graphopt.report.terminal import Terminal
 
 __all__ = ["HELP", "NAME", "configure", "run"]
@@ -39,31 +39,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.epilog = EPILOG
     data = parser.add_argument_group("data")
-    data.add_argument("--rows", type=_positive, metavar="N", help="rows to generate (default 1000000)")
-    data.add_argument("--columns", type=_positive, metavar="N", help="columns to generate (default 15)")
+    data.add_argument("--rows", type=whole, metavar="N", help="rows to generate (default 1000000)")
+    data.add_argument("--columns", type=whole, metavar="N", help="columns to generate (default 15)")
     data.add_argument("--data", metavar="FILE", help="an .npy, .zarr, .csv or .parquet file instead")
     data.add_argument("--label", metavar="COLUMN", help="the two-valued column to predict, of a .csv or .parquet file")
-    data.add_argument("--chunks", type=_positive, metavar="N", default=10, help="parts that it comes in (default %(default)s)")
+    data.add_argument("--chunks", type=whole, metavar="N", default=10, help="parts that it comes in (default %(default)s)")
     data.add_argument("--out-of-core", action="store_true", help="load .npy and .zarr data in each call, do not keep it")
     job = parser.add_argument_group("the step")
     job.add_argument("--problem", choices=PROBLEMS, default="logistic", help="(default %(default)s)")
     job.add_argument("--target", nargs="+", choices=TARGETS, default=["threads", "compiled"], help="(default threads compiled)")
-    job.add_argument("--iterations", type=_positive, default=100, metavar="N", help="calls to come (default %(default)s)")
-    job.add_argument("--seconds", type=float, default=10.0, metavar="S", help="for each target (default %(default)s)")
+    job.add_argument("--iterations", type=whole, default=100, metavar="N", help="calls to come (default %(default)s)")
+    job.add_argument("--seconds", type=positive, default=10.0, metavar="S", help="for each target (default %(default)s)")
     job.add_argument("--memory", metavar="BYTES", help="the most that chunks in flight may take, such as 2GiB")
     job.add_argument("--sweep", action="store_true", help="also time each candidate on all data")
-    output = parser.add_argument_group("output")
-    output.add_argument("--json", metavar="FILE", help="write all figures as JSON; - is standard output")
-    output.add_argument("--csv", metavar="FILE", help="write a line for each candidate")
-    output.add_argument("--plot", metavar="FILE", help="draw time against chunk size, .png or .svg; needs matplotlib")
-    output.add_argument("--quiet", action="store_true", help="no progress, no tables")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return value
+    add_output(parser, csv="a line for each candidate", plot="time against chunk size")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -72,14 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandError("--rows and --columns are for generated data; --data takes all of the file")
     if arguments.label is not None and arguments.data is None:
         raise CommandError("--label goes with --data FILE")
-    if not arguments.seconds > 0:
-        raise CommandError("--seconds must be above 0")
-    for path in (arguments.json, arguments.csv, arguments.plot):
-        check_writable(path)
-    if arguments.plot is not None:
-        if not arguments.plot.endswith((".png", ".svg")):
-            raise CommandError(f"cannot draw {arguments.plot}: its name should end in .png or .svg")
-        pyplot()
+    check_output(arguments)
     from graphopt.tuning import job  # dask, NumPy and the optimiser: not for --help
 
     return job.run(arguments, Terminal(quiet=arguments.quiet, stdout_taken=arguments.json == "-"))
