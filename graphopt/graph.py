@@ -4,7 +4,8 @@ The one form is a plain ``{key: node}`` where a node is a ``GraphNode`` of dask'
 that dask resolves). High-level graphs, array expressions, collections and legacy ``(func, arg)`` tuples all come down
 to it. Annotations, which live on the layers of a high-level graph, are read out beside it.
 
-All functions are pure and linear in tasks and edges.
+All functions are pure and linear in tasks and edges. The file is a little long: how graphs are read, and in which order, is one
+matter, and what is asked of them all passes ask.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import dask.array as da
 import distributed
 import numpy as np
 import pytest
+import rich.progress  # which takes its console from there, too
 from dask.callbacks import Callback
 from rich.console import Console
 
@@ -415,7 +416,7 @@ def test_a_plan_and_a_compiled_function_say_where_they_run() -> None:
 @pytest.mark.parametrize(("wanted", "terminal"), [(True, True), (True, False), (False, True)])
 def test_a_bar_is_for_terminals(wanted: bool, terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
-    monkeypatch.setattr(overhead, "Console", lambda stderr: Console(file=out, force_terminal=terminal, width=60))
+    monkeypatch.setattr(rich.console, "Console", lambda stderr: Console(file=out, force_terminal=terminal, width=60))
     with overhead._bar(5.0, wanted) as bar:
         bar(2.5)
     assert ("measuring overhead" in out.getvalue()) == (wanted and terminal)

@@ -14,8 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from graphopt.compiled import Compiled
 from graphopt.cost import Overhead, Spread
@@ -208,8 +206,14 @@ def _tight(costs: dict[str, Spread]) -> bool:
 
 @contextlib.contextmanager
 def _bar(seconds: float, wanted: bool) -> Iterator[Callable[[float], None]]:
+    if not wanted:
+        yield lambda spent: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
-    if not (wanted and console.is_terminal):
+    if not console.is_terminal:
         yield lambda spent: None
         return
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()

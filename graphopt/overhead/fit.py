@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import nnls
 
 from graphopt.cost import Spread
 
@@ -32,6 +31,8 @@ def fitted(counts: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 def _solved(counts: np.ndarray, times: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """Return the costs, with each time weighted by what is expected of it."""
+    from scipy.optimize import nnls  # takes a while to import
+
     weighted = counts / expected[:, np.newaxis]
     scale = weighted.max(axis=0)
     used = scale > 0
