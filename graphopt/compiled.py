@@ -305,9 +305,12 @@ class Compiled:
             if known[0] is graph:
                 del self._blocks[name]
 
+    def _traced(self, arguments: list[Argument], structure: Structure) -> Callable[[str], Any]:
+        """Return what traces the function on stand-ins for these arguments, given a token for their names."""
+        return functools.partial(trace, self._fn, arguments, structure, self._parameters)
+
     def _find(self, arguments: list[Argument], structure: Structure, client: Any = None, *, again: bool = False) -> _Ready:
         """Return the plan for these arguments. When it is used ``again``, see once whether the function still does the same."""
-        traced = functools.partial(trace, self._fn, arguments, structure, self._parameters)
         policy = self._policy.resolve() if client is None else resolved(self._policy, client)
         given = (structure, policy, tuple([argument.signature for argument in arguments]))
         signature = (given, captured(self._fn, running=self._running))
@@ -319,7 +322,7 @@ class Compiled:
                 signature = (given, captured(self._fn, running=self._running))
                 ready = self._ready.get(signature)
             if ready is None:
-                plan = make_plan(traced, policy, exact=self._exact)
+                plan = make_plan(self._traced(arguments, structure), policy, exact=self._exact)
                 self._running.update(plan.functions)
                 signature = (given, captured(self._fn, running=self._running))
                 ready = self._ready[signature] = _Ready(plan, _name_of(self._fn), exact=self._exact, memory=self._memory)
@@ -328,7 +331,7 @@ class Compiled:
                 while len(self._ready) > _PLANS:
                     self._ready.popitem(last=False)
             if again and not ready.checked:
-                ready.plan.check_again(traced)
+                ready.plan.check_again(self._traced(arguments, structure))
                 ready.checked = True
                 del self._ready[signature]  # the function may have counted its calls in what it captures
                 signature = (given, captured(self._fn, running=self._running))
