@@ -32,6 +32,7 @@ from graphopt.execute import blas
 from graphopt.execute.local import run
 from graphopt.execute.loops import Bounds, Loops
 from graphopt.execute.memory import Meter
+from graphopt.execute.streams import Streams
 from graphopt.execute.team import team_of
 from graphopt.execute.threads import Threads
 from graphopt.fingerprint import captured
@@ -84,6 +85,7 @@ class _Ready:
         self.meter = Meter(plan.schedule, memory)
         self.small = [(slot, place) for slot, place, _ in plan.blocks if plan.trace.kinds[place] == "array"]
         self.threads = Threads(len(plan.levels))
+        self.streams: Streams | None = None
         self.bound: tuple[tuple[Any, ...], list[Any], Bounds] | None = None
         self.ran = self.checked = False
         self.compiling = threading.RLock()
@@ -135,8 +137,10 @@ class _Ready:
     def run(self, values: list[Any], bounds: Bounds, threads: int) -> None:
         """Run the plan; the first time alone, because loops are compiled then."""
         first = not self.meter.measured
+        if self.streams is None or self.streams.size != threads:
+            self.streams = Streams(self.plan.schedule, threads)
         with blas.one_thread(), self.compiling if first else contextlib.nullcontext():
-            run(self.plan.schedule, values, team_of(threads), self.threads, self.loops, bounds, self.meter)
+            run(self.plan.schedule, values, team_of(threads), self.threads, self.loops, bounds, self.meter, self.streams)
         if first:
             self.plan.observed.note(self.meter.peak, self.meter.flight, self.loops)
 

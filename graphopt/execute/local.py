@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from graphopt.execute.lanes import Piece, blame, deal, runs
 from graphopt.execute.loops import Bounds, LoopRun, Loops
 from graphopt.execute.memory import Meter
+from graphopt.execute.streams import Streams
 from graphopt.execute.team import Team
 from graphopt.execute.threads import Threads
-from graphopt.kernel import Kernel
-from graphopt.notes import explain_error
 from graphopt.schedule import Group, Level, Schedule
 
 __all__ = ["run"]
@@ -21,7 +20,6 @@ __all__ = ["run"]
 _LARGE = 4 << 20  # bytes
 
 Stop = list[bool]  # one place: whether to stop at the next lane
-Piece = tuple[int, int, int]  # the place of a group in its level, its first lane, and the one after its last
 
 
 def run(
@@ -32,6 +30,7 @@ def run(
     loops: Loops | None = None,
     bounds: Bounds | None = None,
     meter: Meter | None = None,
+    streams: Streams | None = None,
 ) -> list[Any]:
     """Go through the levels of a schedule.
 
@@ -49,35 +48,64 @@ def run(
         The groups that run as compiled loops, and what those are bound to already; none if results must be dask's own.
     meter
         Measures memory at the first run, and keeps it within a bound.
+    streams
+        Where threads go through several levels without waiting for each other after each.
 
     Returns
     -------
     The same list, with the results in their slots.
     """
-    stop: Stop = [False]
     bounds = {} if bounds is None else bounds
-    for number, level in enumerate(schedule.levels):
-        looped = {} if loops is None else loops.bind(number, values, bounds)
-        begun = _probe(number, level, values, looped, meter) if meter is not None and not meter.measured else frozenset()
-        workers = team.threads if meter is None else meter.allowed(number, level, team.threads)
-        choice = workers > 1 and level.lanes > 1
-        several = choice and threads(number)
+    level = partial(_run_level, schedule, values, team, threads, loops, bounds, meter)
+    number = 0
+    while number < len(schedule.levels):
+        stretch = None if streams is None or meter is None else streams.at(number, loops, meter)
+        if streams is None or stretch is None:
+            level(number)
+            number += 1
+            continue
         start = time.perf_counter()
-        # What one thread has freed, the C library does not give to another: large results stay with the thread that makes them.
-        in_turn = choice and not several and meter is not None and meter.held[number] > _LARGE
-        parts = _parts(level, workers if several or in_turn else 1, begun)
-        if len(parts) > 1:
-            works = [partial(_guarded, level, part, values, stop, looped) for part in parts]
-            team.run(works, partial(_stop, stop), in_turn=in_turn)
-        elif parts:
-            _run_part(level, parts[0], values, stop, looped)
-        if choice and not begun:
-            threads.took(number, several, time.perf_counter() - start)
-        for slot in level.drop:
-            values[slot] = None
-        if meter is not None and not meter.measured:
-            meter.note(number, values)
+        together = streams.threads(number) and stretch.run(values, team)
+        if not together:
+            for each in range(number, stretch.end):
+                level(each)
+        streams.threads.took(number, together, time.perf_counter() - start)
+        number = stretch.end
     return values
+
+
+def _run_level(
+    schedule: Schedule,
+    values: list[Any],
+    team: Team,
+    threads: Threads,
+    loops: Loops | None,
+    bounds: Bounds,
+    meter: Meter | None,
+    number: int,
+) -> None:
+    """Run a level, and drop what nothing reads after it."""
+    level, stop = schedule.levels[number], [False]
+    looped = {} if loops is None else loops.bind(number, values, bounds)
+    begun = _probe(number, level, values, looped, meter) if meter is not None and not meter.measured else frozenset()
+    workers = team.threads if meter is None else meter.allowed(number, level, team.threads)
+    choice = workers > 1 and level.lanes > 1
+    several = choice and threads(number)
+    start = time.perf_counter()
+    # What one thread has freed, the C library does not give to another: large results stay with the thread that makes them.
+    in_turn = choice and not several and meter is not None and meter.held[number] > _LARGE
+    parts = [part for part in deal(level, workers if several or in_turn else 1, begun) if part]
+    if len(parts) > 1:
+        works = [partial(_guarded, level, part, values, stop, looped) for part in parts]
+        team.run(works, partial(_stop, stop), in_turn=in_turn)
+    elif parts:
+        _run_part(level, parts[0], values, stop, looped)
+    if choice and not begun:
+        threads.took(number, several, time.perf_counter() - start)
+    for slot in level.drop:
+        values[slot] = None
+    if meter is not None and not meter.measured:
+        meter.note(number, values)
 
 
 def _probe(number: int, level: Level, values: list[Any], looped: Mapping[int, LoopRun], meter: Meter) -> frozenset[int]:
@@ -87,22 +115,6 @@ def _probe(number: int, level: Level, values: list[Any], looped: Mapping[int, Lo
         group = level.groups[place]
         meter.measure(number, group, values, partial(_run_lanes, group, 0, 1, values, [False]))
     return frozenset(begun)
-
-
-def _parts(level: Level, threads: int, begun: Collection[int] = ()) -> list[list[Piece]]:
-    """Split the lanes of a level evenly, each thread's in one piece, in chunk order; without the first of groups begun."""
-    total = level.lanes
-    bounds = [total * i // threads for i in range(threads + 1)]
-    parts: list[list[Piece]] = [[] for _ in range(threads)]
-    start = 0
-    for place, group in enumerate(level.groups):
-        stop = start + len(group.lanes)
-        for i, part in enumerate(parts):
-            first, last = max(start + (place in begun), bounds[i]), min(stop, bounds[i + 1])
-            if first < last:
-                part.append((place, first - start, last - start))
-        start = stop
-    return [part for part in parts if part]
 
 
 def _guarded(level: Level, part: Sequence[Piece], values: list[Any], stop: Stop, looped: Mapping[int, LoopRun]) -> None:
@@ -130,10 +142,9 @@ def _stop(stop: Stop) -> None:
 
 
 def _run_lanes(group: Group, first: int, last: int, values: list[Any], stop: Stop) -> None:
-    kernel = group.kernel.fn if isinstance(group.kernel, Kernel) else group.kernel
-    lane = None
+    kernel, lane = runs(group), group.lanes[first]
     try:
-        if group.lanes and len(group.lanes[0].writes) == 1:
+        if len(lane.writes) == 1:
             for lane, fetch in zip(group.lanes[first:last], group.fetch[first:last], strict=True):
                 values[lane.writes[0]] = kernel(*fetch(values))
                 if stop[0]:
@@ -145,7 +156,5 @@ def _run_lanes(group: Group, first: int, last: int, values: list[Any], stop: Sto
                 if stop[0]:
                     return
     except Exception as error:
-        if lane is not None and isinstance(group.kernel, Kernel):
-            with contextlib.suppress(Exception):
-                explain_error(error, group.kernel, lane.labels, lane.key)
+        blame(error, group, lane)
         raise

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from graphopt.native import Unit, compiled
 
-__all__ = ["LOOKS", "Cell", "Look"]
+__all__ = ["LOOKS", "Cell", "Counters", "Look"]
 
 #: How often to look before giving up: about 100 µs, as long as a loop body takes between two calls.
 LOOKS = 300_000
@@ -35,11 +36,24 @@ def run(at):
             return
 """
 
+_REACH = """
+def run(at, number, looks):
+    for _ in range(looks):
+        if atomic.load(at) >= number:
+            return
+"""
+
 
 @functools.cache
 def _spin() -> Callable[[int], int]:
     """Return what writes a number, then looks until another is no longer the old one, at most so many times."""
     return compiled(Unit(_TEXT, {"atomic": "graphopt.native.atomic"}))
+
+
+@functools.cache
+def _reach() -> Callable[[int, int, int], int]:
+    """Return what looks until a number is at least another, at most so many times."""
+    return compiled(Unit(_REACH, {"atomic": "graphopt.native.atomic"}, arguments=3))
 
 
 class Cell:
@@ -93,3 +107,27 @@ class Look:
         told[3] = old
         self._spin(self._address)
         return self._cells[0].read()
+
+
+class Counters:
+    """Numbers that only grow, one for each thread, each with a line of the cache to itself.
+
+    Attributes
+    ----------
+    numbers : memoryview
+        To read and to write them.
+    """
+
+    __slots__ = ("_address", "_reach", "numbers")
+
+    def __init__(self, count: int) -> None:
+        whole = np.zeros(8 * count + 8, np.int64)
+        first = -whole.ctypes.data % 64 // 8
+        own: Any = whole[first : first + 8 * count : 8]
+        self.numbers = memoryview(own)
+        self._address = whole.ctypes.data + 8 * first
+        self._reach = _reach()
+
+    def look(self, which: int, number: int) -> None:
+        """Return once a counter is at least a number, or soon anyway. The interpreter's lock is free meanwhile."""
+        self._reach(self._address + 64 * which, number, LOOKS)

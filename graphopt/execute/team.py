@@ -121,17 +121,25 @@ class Team:
         self._busy = threading.Lock()
 
     def run(
-        self, works: Sequence[Callable[[], None]], stop: Callable[[], None] = lambda: None, *, in_turn: bool = False
-    ) -> None:
+        self,
+        works: Sequence[Callable[[], None]],
+        stop: Callable[[], None] = lambda: None,
+        *,
+        in_turn: bool = False,
+        together: bool = False,
+    ) -> bool:
         """Run the works at once, or each on its thread but in turn, the first on this one; wait, and raise the first error.
 
-        While another thread uses the team, they run here, one after the other: the answers are the same. ``stop`` is called
-        when this thread is interrupted, and should make all works return soon: when this returns, none runs any more.
+        While another thread uses the team, they run here, one after the other: the answers are the same. Works that wait for
+        each other have to run ``together`` and do not run then; returned is whether they did. ``stop`` is called when this
+        thread is interrupted, and should make all works return soon: when this returns, none runs any more.
         """
         if len(works) == 1 or not self._busy.acquire(blocking=False):
+            if together:
+                return False
             for work in works:
                 work()
-            return
+            return True
         jobs = [(member, _Job(work)) for member, work in zip(self._members, works[1:], strict=False)]
         error: BaseException | None = None
         try:
@@ -157,6 +165,7 @@ class Team:
         for problem in (error, *[job.error for _, job in jobs]):
             if problem is not None:
                 raise problem
+        return True
 
 
 def _wait(jobs: Sequence[tuple[_Member, _Job]], *, give_up: bool) -> None:

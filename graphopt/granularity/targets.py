@@ -39,7 +39,7 @@ __all__ = ["TARGETS", "Target", "opened", "reference"]
 TARGETS = ("sync", "threads", "processes", "compiled")
 
 #: After how many runs a plan knows where threads pay.
-_LEARNS = 9
+_LEARNS = 13
 
 #: How often a grid is run by one loop on a cluster. The first run is a call, the others are what is measured of `iterate`.
 _LOOP = 4
