@@ -36,10 +36,16 @@ def run(at):
             return
 """
 
+#: How often to look on at a number that was reached: about 2 µs, in which whoever wrote it lets go of the interpreter's lock.
+_LINGER = 6_000
+
 _REACH = """
-def run(at, number, looks):
+def run(at, number, looks, linger):
     for _ in range(looks):
         if atomic.load(at) >= number:
+            for _ in range(linger):
+                if atomic.load(at) < number:  # never: numbers only grow, but a compiler does not know
+                    return
             return
 """
 
@@ -51,9 +57,9 @@ def _spin() -> Callable[[int], int]:
 
 
 @functools.cache
-def _reach() -> Callable[[int, int, int], int]:
-    """Return what looks until a number is at least another, at most so many times."""
-    return compiled(Unit(_REACH, {"atomic": "graphopt.native.atomic"}, arguments=3))
+def _reach() -> Callable[[int, int, int, int], int]:
+    """Return what looks until a number is at least another, at most so many times, and then on for a moment."""
+    return compiled(Unit(_REACH, {"atomic": "graphopt.native.atomic"}, arguments=4))
 
 
 class Cell:
@@ -130,4 +136,4 @@ class Counters:
 
     def look(self, which: int, number: int) -> None:
         """Return once a counter is at least a number, or soon anyway. The interpreter's lock is free meanwhile."""
-        self._reach(self._address + 64 * which, number, LOOKS)
+        self._reach(self._address + 64 * which, number, LOOKS, _LINGER)
