@@ -1,0 +1,154 @@
+"""Fit: data, family, penalty and solver, chosen and put together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from solvers.bfgs import BFGS, LBFGS
+from solvers.data import prepare
+from solvers.families import Family, Normal, family_of
+from solvers.gradient import GradientDescent
+from solvers.iterate import Method, minimise
+from solvers.newton import Newton, ProximalNewton
+from solvers.objective import Objective
+from solvers.penalties import Penalty, Unpenalised
+from solvers.proximal import Proximal
+from solvers.result import Point, Result
+
+__all__ = ["SOLVERS", "fit"]
+
+#: The solvers that go by a name.
+SOLVERS: dict[str, Method] = {
+    "gradient": GradientDescent(),
+    "proximal": Proximal(),
+    "newton": Newton(),
+    "proximal-newton": ProximalNewton(),
+    "bfgs": BFGS(),
+    "lbfgs": LBFGS(),
+}
+
+#: Up to so many features a Hessian costs a few passes over the data at most; and up to so many it is worth its memory.
+_FEW, _SOME = 64, 2_000
+
+
+def fit(
+    X: Any,
+    y: Any,
+    *,
+    family: str | Family = "normal",
+    penalty: Penalty | None = None,
+    solver: str | Method = "auto",
+    intercept: bool = True,
+    weights: Any = None,
+    offset: Any = None,
+    start: Any = None,
+    tol: float = 1e-6,
+    max_iter: int = 200,
+    callback: Callable[[Point, np.ndarray], Any] | None = None,
+    progress: bool = False,
+) -> Result:
+    """Fit a generalised linear model: minimise the weighted mean loss and a penalty.
+
+    Parameters
+    ----------
+    X : array of shape (rows, features)
+        A dask or NumPy array, a dask or pandas dataframe, a SciPy sparse matrix, or a dask array of sparse chunks. What is not
+        in memory is loaded in each pass.
+    y : array of shape (rows,)
+        Labels.
+    family : str or Family
+        "normal", "logistic", "poisson", "gamma", "huber", or one of your own.
+    penalty : Penalty, optional
+        Of the coefficients, beside the *mean* loss; the intercept has none.
+    solver : str or Method
+        "auto", or one of "gradient", "proximal", "newton", "proximal-newton", "bfgs", "lbfgs".
+    intercept : bool
+        Whether to fit one.
+    weights, offset : array of shape (rows,), optional
+        How much each row counts; what is added to its linear predictor.
+    start : array, optional
+        Coefficients to begin with, the intercept last.
+    tol : float
+        The certificate to reach: the largest component of the proximal gradient.
+    max_iter : int
+        The most iterations.
+    callback : callable, optional
+        Called after each iteration with a line of the trace and the coefficients; ends the fit if it returns True.
+    progress : bool
+        Show iterations, objective and certificate on standard error while it runs.
+
+    Returns
+    -------
+    Result
+        Coefficients, status with advice, certificate and trace. It prints well.
+
+    Raises
+    ------
+    ValueError
+        If the data cannot be fitted: shapes, labels, weights, numbers that are not finite; if there is no such family or
+        solver; or if the solver cannot minimise this objective.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from solvers import L2, fit
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.random((200, 3))
+    >>> result = fit(X, X @ [1.0, -2.0, 0.5] + 3, penalty=L2(1e-9))
+    >>> result.status.value, np.round(result.coef, 4).tolist(), round(result.intercept, 4)
+    ('converged', [1.0, -2.0, 0.5], 3.0)
+    """
+    kind = family_of(family)
+    objective = Objective(
+        prepare(X, y, kind, weights=weights, offset=offset), kind, penalty or Unpenalised(), intercept=intercept
+    )
+    method, why = _chosen(solver, objective)
+    with _shown(progress, max_iter, callback) as told:
+        return minimise(method, objective, start, tol=tol, max_iter=max_iter, callback=told, why=why)
+
+
+def _chosen(solver: str | Method, objective: Objective) -> tuple[Method, str]:
+    """Return the method, and why it is this one."""
+    if not isinstance(solver, str):
+        return solver, ""
+    if solver != "auto":
+        if solver not in SOLVERS:
+            raise ValueError(f"There is no solver {solver!r}: give auto, {', '.join(SOLVERS)}, or a method.")
+        return SOLVERS[solver], ""
+    features, penalty = objective.data.features, objective.penalty
+    if not penalty.separable:
+        return Proximal(), "the penalty ties coefficients together"
+    if not penalty.smooth:
+        if features > _SOME:
+            return Proximal(), f"{features} features are too many for a Hessian"
+        return ProximalNewton(), "the penalty is not smooth"
+    if isinstance(objective.family, Normal) and features <= _SOME:
+        return Newton(), "least squares takes one step"
+    if features > _FEW:
+        return LBFGS(), f"a Hessian of {features} features costs more than it saves"
+    return Newton(), "there are few features"
+
+
+@contextlib.contextmanager
+def _shown(progress: bool, max_iter: int, callback: Any) -> Iterator[Any]:
+    """Show how far a fit is."""
+    if not progress:
+        yield callback
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("fitting", total=max_iter)
+
+        def told(point: Point, beta: np.ndarray) -> Any:
+            text = f"objective {point.objective:.6g}, certificate {point.certificate:.1e}"
+            bar.update(task, completed=point.iteration, description=text)
+            return None if callback is None else callback(point, beta)
+
+        yield told

@@ -1,0 +1,141 @@
+"""Newton: the Hessian is made in the same pass as the gradient, and solved with on the client.
+
+``Newton`` is for smooth penalties. ``ProximalNewton`` minimises the quadratic model with the penalty by coordinate descent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+
+from solvers.iterate import State
+from solvers.objective import Objective
+
+__all__ = ["Newton", "ProximalNewton"]
+
+#: How much of the promised decrease is asked for, and how often a step is halved at most.
+_DECREASE, _HALVED = 1e-4, 30
+
+#: Differences of values that are rounding, relative to the value.
+_ROUNDING = 4e-15
+
+
+@dataclass(frozen=True)
+class Newton:
+    """Damped Newton steps: one pass each as a rule, and the number of features squared in numbers."""
+
+    @property
+    def name(self) -> str:
+        return "Newton"
+
+    def refusal(self, objective: Objective) -> str | None:
+        return None if objective.penalty.smooth else f"{objective.penalty!r} is not smooth; use ProximalNewton"
+
+    def init(self, objective: Objective, beta: np.ndarray) -> State:
+        return State(beta, objective(beta, hessian=True))
+
+    def step(self, objective: Objective, state: State) -> State | None:
+        assert state.at.hessian is not None
+        direction = -_solved(state.at.hessian, state.at.gradient)
+        return _damped(objective, state, direction, float(direction @ state.at.gradient))
+
+
+@dataclass(frozen=True)
+class ProximalNewton:
+    """Newton steps for penalties with a kink at 0 or with bounds, one coefficient at a time on the client.
+
+    Attributes
+    ----------
+    sweeps : int
+        How often coordinate descent goes through all coefficients at most.
+
+    Notes
+    -----
+    Lee, Sun and Saunders, SIAM J. Optim. 24 (2014).
+    """
+
+    sweeps: int = 200
+
+    @property
+    def name(self) -> str:
+        return "proximal Newton"
+
+    def refusal(self, objective: Objective) -> str | None:
+        if not objective.penalty.separable:
+            return f"{objective.penalty!r} ties coefficients together; use Proximal"
+        return None
+
+    def init(self, objective: Objective, beta: np.ndarray) -> State:
+        return State(beta, objective(beta, hessian=True))
+
+    def step(self, objective: Objective, state: State) -> State | None:
+        assert state.at.hessian is not None
+        direction = self._direction(objective, state) - state.beta
+        before, after = objective.nonsmooth(state.beta), objective.nonsmooth(state.beta + direction)
+        return _damped(objective, state, direction, float(direction @ state.at.gradient) + after - before)
+
+    def _direction(self, objective: Objective, state: State) -> np.ndarray:
+        """Return the minimum of the quadratic model and the penalty."""
+        hessian, gradient = state.at.hessian, state.at.gradient
+        assert hessian is not None
+        curvature = np.maximum(np.diag(hessian), 1e-12 * max(1.0, float(np.diag(hessian).max())))
+        beta: np.ndarray = state.beta.copy()
+        slope = gradient.copy()  # of the model at beta
+        least = 1e-3 * float(np.abs(objective.residual(state.beta, gradient)).max())
+        for _ in range(self.sweeps):
+            moved = 0.0
+            for j in range(len(beta)):
+                wanted = beta[j] - slope[j] / curvature[j]
+                new = self._prox_of(objective, wanted, j, 1.0 / curvature[j])
+                change = new - beta[j]
+                if change:
+                    beta[j] = new
+                    slope += change * hessian[j]
+                    moved = max(moved, abs(change) * curvature[j])
+            if moved <= least:
+                break
+        return beta
+
+    @staticmethod
+    def _prox_of(objective: Objective, z: float, j: int, step: float) -> float:
+        if objective.intercept and j == objective.size - 1:
+            return z
+        return float(objective.penalty.prox(np.array([z]), step)[0])
+
+
+def _solved(hessian: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """Return the inverse of the Hessian times the gradient; with a little ridge where it is singular."""
+    size = float(np.trace(hessian)) / len(hessian) or 1.0
+    for ridge in (0.0, 1e-12, 1e-8, 1e-4):
+        try:
+            factor = scipy.linalg.cho_factor(hessian + ridge * size * np.eye(len(hessian)), check_finite=False)
+        except np.linalg.LinAlgError:
+            continue
+        found: np.ndarray = scipy.linalg.cho_solve(factor, gradient, check_finite=False)
+        if np.isfinite(found).all() and found @ gradient > 0:
+            return found
+    along: np.ndarray = gradient / size
+    return along
+
+
+def _damped(objective: Objective, state: State, direction: np.ndarray, promised: float) -> State | None:
+    """Go along a direction as far as that pays: half as far each time; None where it never does."""
+    value = state.at.value + objective.nonsmooth(state.beta)
+    certificate = np.abs(objective.residual(state.beta, state.at.gradient)).max()
+    if not promised < 0:
+        return None
+    step = 1.0
+    for _ in range(_HALVED):
+        beta = state.beta + step * direction
+        at = objective(beta, hessian=True)
+        now = at.value + objective.nonsmooth(beta)
+        near = abs(now - value) <= _ROUNDING * abs(value)
+        if now <= value + _DECREASE * step * promised and not near:
+            return State(beta, at)
+        if near:  # rounding hides the decrease: go on as long as the certificate does
+            better = np.abs(objective.residual(beta, at.gradient)).max() < certificate
+            return State(beta, at) if better else None
+        step *= 0.5
+    return None

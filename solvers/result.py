@@ -1,0 +1,153 @@
+"""Result: what a solver returns. Failure is a value too: its status says what happened and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Point", "Result", "Status"]
+
+
+class Status(Enum):
+    """How a fit ended; `advice` says what to do if it did not converge."""
+
+    CONVERGED = "converged"
+    ITERATIONS = "too few iterations"
+    PRECISION = "as far as rounding allows"
+    INTERRUPTED = "interrupted"
+    UNBOUNDED = "no minimum was found"
+
+    @property
+    def ok(self) -> bool:
+        """Whether the coefficients can be used as they are."""
+        return self in (Status.CONVERGED, Status.PRECISION)
+
+    @property
+    def advice(self) -> str:
+        """One sentence: what to do now."""
+        return _ADVICE[self]
+
+
+_ADVICE = {
+    Status.CONVERGED: "Nothing is to be done.",
+    Status.ITERATIONS: "Allow more iterations (max_iter), a larger tolerance (tol), or standardise the features.",
+    Status.PRECISION: "The tolerance is below what rounding allows on this data: use a larger tol, or float64.",
+    Status.INTERRUPTED: "The coefficients are the best so far; fit again from them (start) to go on.",
+    Status.UNBOUNDED: "Coefficients grow without end, as they do where a class is separated perfectly: add a penalty.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A line of the trace: what was known after an iteration.
+
+    Attributes
+    ----------
+    iteration, passes : int
+        How many iterations and passes over the data there were.
+    objective : float
+        Mean loss and penalty.
+    certificate : float
+        How far from optimal the coefficients are at most, in the sense of `Result.certificate`.
+    seconds : float
+        Since the start.
+    """
+
+    iteration: int
+    passes: int
+    objective: float
+    certificate: float
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Coefficients, and how they were found.
+
+    Attributes
+    ----------
+    coef : numpy.ndarray
+        One for each feature.
+    intercept : float
+        0 if there is none.
+    status : Status
+        How it ended.
+    objective : float
+        Mean loss and penalty at these coefficients.
+    certificate : float
+        The largest component of the (proximal) gradient there: 0 at an optimum, and nowhere else.
+    iterations, passes : int
+        How many there were; passes are over all data.
+    seconds : float
+        How long it took.
+    method : str
+        What solved it, and why that.
+    trace : tuple of Point
+        One for each iteration, the start first.
+    """
+
+    coef: np.ndarray
+    intercept: float
+    status: Status
+    objective: float
+    certificate: float
+    iterations: int
+    passes: int
+    seconds: float
+    method: str
+    trace: Sequence[Point] = field(default=(), repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the coefficients can be used as they are."""
+        return self.status.ok
+
+    def plot(self, filename: str | PathLike[str] | None = None) -> Any:
+        """Draw objective and certificate by iteration and by time.
+
+        Parameters
+        ----------
+        filename : str or path, optional
+            Where to write it, as SVG or PNG by the ending of the name.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The picture, which notebooks show.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed, which ``pip install 'graphopt[plots]'`` does.
+        """
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 3.5), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        least = min(point.objective for point in self.trace)
+        gaps = [max(point.objective - least, 1e-17) for point in self.trace]
+        left.semilogy([point.passes for point in self.trace], gaps, marker=".")
+        left.set(xlabel="passes over the data", ylabel="objective above the least seen")
+        right.semilogy([point.seconds for point in self.trace], [point.certificate for point in self.trace], marker=".")
+        right.set(xlabel="seconds", ylabel="certificate")
+        figure.suptitle(f"{self.method}: {self.status.value}")
+        if filename is not None:
+            figure.savefig(filename)
+        return figure
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [
+                f"{self.method}: {self.status.value}",
+                f"  objective    {self.objective:.10g}",
+                f"  certificate  {self.certificate:.2g}",
+                f"  iterations   {self.iterations} ({self.passes} passes over the data, {self.seconds:.3g} s)",
+                f"  coefficients {np.array2string(self.coef, precision=4, threshold=8)}, intercept {self.intercept:.4g}",
+                *([] if self.ok else [f"  {self.status.advice}"]),
+            ]
+        )
