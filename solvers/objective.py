@@ -5,7 +5,7 @@
     F(w, b) = Σ weight · loss(X w + b + offset, y) / Σ weight + penalty(w)
 
 A pass is written in plain dask.array and compiled by graphopt: where chunks are dense it becomes one loop that reads each row
-once; chunks of CSR are multiplied by SciPy. It runs where the data is, on threads or on the workers of a cluster.
+once; chunks of CSR are multiplied by SciPy and by a kernel of ours. It runs where the data is, on threads or on the workers of a cluster.
 """
 
 from __future__ import annotations
@@ -21,9 +21,13 @@ import numpy as np
 import graphopt as go
 from solvers.data import Data
 from solvers.families import Family
+from solvers.kernels import product, square, transposed
 from solvers.penalties import Penalty
 
 __all__ = ["Evaluation", "Objective"]
+
+#: What kernels return: dask would ask them otherwise.
+_ARRAY: dict[str, Any] = {"dtype": float, "meta": np.empty(0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +101,10 @@ class Objective:
             raise ValueError("X holds NaN or infinite numbers.")
         return Evaluation(value, np.asarray(gradient, float), self._hessian(*curved) if curved else None)
 
-    def _hessian(self, square: np.ndarray, cross: np.ndarray, corner: float) -> np.ndarray:
+    def _hessian(self, around: np.ndarray, cross: np.ndarray, corner: float) -> np.ndarray:
         count = self.data.features
         found = np.empty((self.size, self.size))
-        found[:count, :count] = square
+        found[:count, :count] = around
         if self.intercept:
             found[:count, -1] = found[-1, :count] = cross
             found[-1, -1] = corner
@@ -150,11 +154,11 @@ def _curved(family: Family, sparse: bool, weighted: bool, shifted: bool) -> Call
         eta, weigh = _eta(X, sparse, weighted, shifted, rest)
         r, h = weigh(family.first(eta, y)), weigh(family.second(eta, y))
         if sparse:
-            square, cross = _gram(X, h), _transposed(X, h, sparse)
+            around, cross = _gram(X, h), _transposed(X, h, sparse)
         else:
             scaled = X * h[:, None]
-            square, cross = X.T.dot(scaled), scaled.sum(axis=0)
-        return weigh(family.losses(eta, y)).sum(), _transposed(X, r, sparse), r.sum(), square, cross, h.sum()
+            around, cross = X.T.dot(scaled), scaled.sum(axis=0)
+        return weigh(family.losses(eta, y)).sum(), _transposed(X, r, sparse), r.sum(), around, cross, h.sum()
 
     return _compiled(curve, weighted, shifted)
 
@@ -171,7 +175,7 @@ def _compiled(function: Callable[..., Any], weighted: bool, shifted: bool) -> Ca
 def _eta(X: Any, sparse: bool, weighted: bool, shifted: bool, rest: tuple[Any, ...]) -> tuple[Any, Callable[[Any], Any]]:
     """Return the linear predictor, and what multiplies numbers of rows by the weights of those."""
     *rows, w, b = rest
-    eta = (X.map_blocks(_product, w, drop_axis=1, dtype=float, meta=np.empty(0)) if sparse else X.dot(w)) + b
+    eta = (X.map_blocks(product, w, drop_axis=1, **_ARRAY) if sparse else X.dot(w)) + b
     if shifted:
         eta = eta + rows[-1]
     return eta, (lambda values: values * rows[0]) if weighted else lambda values: values
@@ -180,28 +184,9 @@ def _eta(X: Any, sparse: bool, weighted: bool, shifted: bool, rest: tuple[Any, .
 def _transposed(X: Any, r: Any, sparse: bool) -> Any:
     if not sparse:
         return X.T.dot(r)
-    chunks = ((1,) * X.numblocks[0], (X.shape[1],))
-    return da.map_blocks(_back, X, r[:, None], chunks=chunks, dtype=float, meta=np.empty((0, 0))).sum(axis=0)
+    return da.blockwise(transposed, "ij", X, "ij", r, "i", adjust_chunks={"i": 1}, **_ARRAY).sum(axis=0)
 
 
 def _gram(X: Any, h: Any) -> Any:
-    d = X.shape[1]
-    chunks = ((1,) * X.numblocks[0], (d,), (d,))
-    return da.map_blocks(_square, X, h[:, None], chunks=chunks, new_axis=2, dtype=float, meta=np.empty((0, 0, 0))).sum(axis=0)
-
-
-# -- chunks of CSR -----------------------------------------------------------------------------------------------------
-
-
-def _product(block: Any, w: np.ndarray) -> np.ndarray:
-    return np.asarray(block @ w)
-
-
-def _back(block: Any, r: np.ndarray) -> np.ndarray:
-    return np.asarray(block.T @ r[:, 0])[None]
-
-
-def _square(block: Any, h: np.ndarray) -> np.ndarray:
-    scaled = block.multiply(h).tocsr()
-    square: np.ndarray = (block.T @ scaled).toarray()
-    return square[None]
+    new = {"k": X.shape[1]}
+    return da.blockwise(square, "ijk", X, "ij", h, "i", new_axes=new, adjust_chunks={"i": 1}, **_ARRAY).sum(axis=0)

@@ -17,7 +17,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import datasets, linear_model
 
-from solvers import L1, L2, Box, ElasticNet, Family, GroupL1, Huber, Penalty, Status, Unpenalised, families, fit
+from solvers import (
+    L1,
+    L2,
+    Box,
+    ElasticNet,
+    Family,
+    GroupL1,
+    Huber,
+    Penalty,
+    Status,
+    Unpenalised,
+    families,
+    fit,
+    kernels,
+)
 from solvers.fit import SOLVERS
 
 FAMILIES = list(families.FAMILIES.values())
@@ -417,3 +431,45 @@ def test_newton_takes_few_passes_and_a_pass_is_compiled_once() -> None:
     fit(X, y, family="logistic", solver="newton", penalty=L2(0.1))
     assert step.stats.traces == before
     assert _sloped(families.Logistic(), False, False, False) is _sloped(families.Logistic(), False, False, False)
+
+
+# -- kernels of sparse chunks -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [np.float64, np.float32, np.int64])
+@pytest.mark.parametrize("make", [scipy.sparse.csr_matrix, scipy.sparse.csc_matrix, scipy.sparse.csr_array, np.asarray])
+def test_kernels_do_what_plain_numpy_does(make: Any, number: Any) -> None:
+    rng = np.random.default_rng(0)
+    dense = np.where(rng.random((50, 7)) < 0.3, rng.integers(-5, 5, (50, 7)), 0).astype(number)
+    w, r = rng.random(7), rng.random(50)
+    block = make(dense)
+    np.testing.assert_allclose(kernels.product(block, w), dense @ w)
+    np.testing.assert_allclose(kernels.transposed(block, r), (dense.T @ r)[None])
+    np.testing.assert_allclose(kernels.square(block, r), ((dense * r[:, None]).T @ dense)[None])
+    for rows in (block[:0], block[:1]):
+        assert kernels.product(rows, w).shape == (rows.shape[0],)
+        assert kernels.transposed(rows, r[: rows.shape[0]]).shape == (1, 7)
+
+
+def test_kernels_of_rows_with_repeated_columns() -> None:
+    block = scipy.sparse.csr_matrix((np.array([1.0, 2.0, 3.0]), np.array([1, 1, 0]), np.array([0, 2, 3])), shape=(2, 3))
+    dense, w, r = block.toarray(), np.array([1.0, 10.0, 100.0]), np.array([2.0, 3.0])
+    np.testing.assert_allclose(kernels.product(block, w), dense @ w)
+    np.testing.assert_allclose(kernels.transposed(block, r)[0], dense.T @ r)
+    np.testing.assert_allclose(kernels.square(block, r)[0], (dense * r[:, None]).T @ dense)
+
+
+def test_chunks_may_be_sparse_and_dense() -> None:
+    X, y = problem(families.Logistic())
+    meta = scipy.sparse.csr_matrix((0, 0))
+    some = da.concatenate(
+        [
+            da.from_array(X[:200], chunks=(100, -1)).map_blocks(scipy.sparse.csr_matrix, meta=meta),
+            da.from_array(X[200:], chunks=(100, -1)),
+        ]
+    )
+    mixed = da.Array(some.dask, some.name, some.chunks, meta=meta)
+    wanted = fit(X, y, family="logistic", penalty=L2(0.01), tol=1e-10)
+    for solver in ("newton", "lbfgs"):
+        found = fit(mixed, y, family="logistic", penalty=L2(0.01), solver=solver, tol=1e-9)
+        np.testing.assert_allclose(found.coef, wanted.coef, atol=1e-7)
