@@ -26,6 +26,7 @@ import dask.array as da
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.utils import parse_bytes
 
+from graphopt.chunks.choice import Choice
 from graphopt.chunks.rechunked import Rechunked
 from graphopt.cluster import by_dask, is_remote, resolved, say_once, why_not
 from graphopt.execute import blas
@@ -217,6 +218,11 @@ class Compiled:
         return replace(self._find(arguments, structure, active_client(), again=True).plan, given=tuple(arguments))
 
     @property
+    def choices(self) -> tuple[Choice, ...]:
+        """What ``chunks="auto"`` chose, for arguments of each kind in the order of their first calls; print one to see why."""
+        return () if self._chunks is None else tuple(self._chunks.choices)
+
+    @property
     def policy(self) -> Policy:
         """How far its optimiser may go."""
         return self._policy
@@ -373,7 +379,7 @@ def compile(
         ``parallelism`` is the number of threads; by default all.
     chunks : str, optional
         ``"auto"``: choose chunks at the first call with arrays of new shapes, which takes seconds (see `auto_chunks`), and cut
-        the arguments so in each call. Chunked results come back in those chunks.
+        the arguments so in each call. Chunked results come back in those chunks. ``choices`` says what was chosen, and why.
 
     Returns
     -------

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 
-__all__ = ["Decision", "Model", "Option", "Run", "choose", "cut", "fit"]
+__all__ = ["Decision", "Model", "Option", "Run", "choose", "cut", "fit", "promising"]
 
 #: Fits that are further off than this somewhere are bent to go through what was measured (relative).
 _BAD = 0.03
@@ -26,6 +26,9 @@ _KNEE = 0.5
 
 #: A gain of less is noise: chunks stay (relative).
 NOISE = 0.05
+
+#: How far apart two predictions must be for the better one to be the better one: errors of a third do occur (relative).
+UNSURE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +222,33 @@ class Decision:
     stay: float
 
 
+def promising(
+    options: Sequence[Option],
+    present: int,
+    *,
+    calls: float,
+    memory: float = math.inf,
+    rounds: Callable[[int], float] | None = None,
+    most: int = 5,
+) -> list[int]:
+    """Return the places of the options that may be the best, the best first, and last the present one if it is not among them.
+
+    Parameters are those of `choose`, and ``most`` for how many there may be.
+
+    Examples
+    --------
+    >>> options = [Option((8,), 4.0), Option((4, 4), 2.1), Option((2,) * 4, 2.4), Option((1,) * 8, 3.3)]
+    >>> promising(options, 0, calls=100)
+    [1, 2, 0]
+    """
+    totals = _totals(options, calls, rounds)
+    fitting = [place for place, option in enumerate(options) if option.open and option.held <= memory]
+    order = sorted(fitting, key=lambda place: (totals[place], len(options[place].sizes)))
+    near = [place for place in order if totals[place] <= (1 + UNSURE) * totals[order[0]]]
+    near = near[: most - (present not in near[:most])]
+    return near if present in near else [*near, present]
+
+
 def choose(
     options: Sequence[Option],
     present: int | None,
@@ -270,7 +300,7 @@ def choose(
     """
     if not options:
         raise ValueError("choose: there are no options.")
-    totals = [calls * _factor(rounds, len(option.sizes)) * option.seconds + option.once for option in options]
+    totals = _totals(options, calls, rounds)
     allowed = [place for place, option in enumerate(options) if option.open or place == present] or list(range(len(options)))
     order = sorted(allowed, key=lambda place: (totals[place], len(options[place].sizes)))
     fitting = [place for place in order if options[place].held <= memory]
@@ -284,6 +314,11 @@ def choose(
         return Decision(present, bound, stay, stay)
     bound = "memory" if best != order[0] else _bound(options, best, workers, stored)
     return Decision(best, bound, totals[best], stay)
+
+
+def _totals(options: Sequence[Option], calls: float, rounds: Callable[[int], float] | None) -> list[float]:
+    """Return the seconds of all calls, and of the change."""
+    return [calls * _factor(rounds, len(option.sizes)) * option.seconds + option.once for option in options]
 
 
 def _factor(rounds: Callable[[int], float] | None, chunks: int) -> float:

@@ -17,7 +17,7 @@ import scipy.sparse
 from oracle import close
 
 import graphopt as go
-from graphopt import chunks as module
+from graphopt.chunks import measuring as module
 from graphopt.chunks.executor import Executor, executor_of
 from graphopt.chunks.sampling import call_of, known
 from graphopt.chunks.survey import Lab, Trial, survey
@@ -110,7 +110,7 @@ def test_memory_decides(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rounds_change_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    made_up(monkeypatch, work(1e-5, lane=1e-5))
+    made_up(monkeypatch, work(1e-6, lane=1e-6))
     X = da.from_array(np.ones((100_000, 4)), chunks=(100_000, 4)).persist(scheduler="sync")
     with dask.config.set(num_workers=2):
         few = go.auto_chunks(X, lambda X: X.sum())
@@ -375,7 +375,8 @@ def test_a_compiled_function_cuts_its_arguments_once(monkeypatch: pytest.MonkeyP
     assert step.stats.traces == 1
     assert step.stats.rebinds == 0
     assert {name: array for name, (_, array) in step._chunks._cut.items()} == kept
-    assert [choice.chosen.count for choice in step._chunks.choices] == [1]
+    assert [choice.chosen.count for choice in step.choices] == [1]
+    assert "Chunks changed to 1 of 6000 x 4" in str(step.choices[0])
     assert step.plan(X, y, beta=beta).lanes <= 3
     assert X.npartitions == 120  # the arguments are as they were
     del X, y
@@ -386,6 +387,7 @@ def test_chunked_results_stay_in_the_chosen_chunks(monkeypatch: pytest.MonkeyPat
     made_up(monkeypatch, work(1e-9, lane=1e-2))
     u = da.from_array(A[:, 0], chunks=100).persist(scheduler="sync")
     step = go.compile(lambda u: (u + 1, u.sum()), exact=True, chunks="auto")
+    assert step.choices == ()
     for _ in range(3):
         u, _total = step(u)
     assert close(np.asarray(u), A[:, 0] + 3)

@@ -31,9 +31,11 @@ class Candidate:
     nbytes : int
         Of a typical chunk, with those of the arrays that are cut with it.
     predicted : float
-        Seconds of a call.
+        Seconds of a call as the model says, which is fitted to runs on a sample.
     measured : float
-        Seconds of a call, reckoned up from the run on a sample of it; None if there was none.
+        Seconds of a call as they were timed; None if it was not run.
+    part : float
+        On what part of the data that was: 1 for all; what is less is reckoned up by the model.
     held : int
         Bytes that the chunks in flight hold in one process.
     once : float
@@ -45,8 +47,14 @@ class Candidate:
     nbytes: int
     predicted: float
     measured: float | None
+    part: float
     held: int
     once: float
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of a call, to the best of what is known: as measured, or else as predicted."""
+        return self.predicted if self.measured is None else self.measured
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,8 @@ class Choice:
             "executor": self.executor,
             "calls": self.calls,
             "predicted": self.chosen.predicted,
-            "present": self.present.predicted,
+            "measured": self.chosen.measured,
+            "present": self.present.seconds,
             "candidates": rows,
             "model": model,
             "sampled": self.sampled,
@@ -132,7 +141,7 @@ class Choice:
     @property
     def why(self) -> str:
         """One sentence: what the change saves, or why there is none."""
-        now, then = self.present.predicted, self.chosen.predicted
+        now, then = self.present.seconds, self.chosen.seconds
         if self.pays:
             per = f"{in_units(now)} a call become {in_units(then)}; changing takes {in_units(self.chosen.once)} once"
             return f"{per}, and there are {self.calls:g} calls"
@@ -153,11 +162,13 @@ class Choice:
         ]
         for one in self.candidates:
             mark = ">" if one is self.chosen else "*" if one is self.present else " "
-            seen = "" if one.measured is None else in_units(one.measured)
+            seen = "" if one.measured is None else "~" * (one.part < 1) + in_units(one.measured)
             size = format_bytes(one.nbytes)
             lines.append(f"{mark} {one.count:>6}  {_by(one.shape)[:12]:12} {size:>9} {in_units(one.predicted):>10} {seen:>10}")
         lines += [line for note in self.notes for line in _wrapped(f"note: {note}")]
-        lines.append(f"> chosen, * as it was; sample {format_bytes(self.sampled)}, {self.seconds:.1f} s")
+        if any(0 < one.part < 1 for one in self.candidates):
+            lines.append(f"~ reckoned up from a sample of {format_bytes(self.sampled)}")
+        lines.append(f"> chosen, * as it was; {self.seconds:.1f} s")
         return "\n".join(lines)
 
     __repr__ = __str__

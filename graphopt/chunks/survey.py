@@ -4,6 +4,10 @@ Ways are tried from the largest chunks down, until smaller ones are clearly wors
 may be best take turns, so that a busy moment of the machine falls on all alike. What counts is the lower quartile of the times:
 what else the machine does only ever adds to them, so it is nearer than the median to what a call takes, and steadier than the
 least.
+
+`finals` are the same on all of the data, or as much of it as is bearable, for the few ways that may be the best by what the
+samples showed. A sample does not show it all: where threads of BLAS and of dask get into each other's way, or what it takes to
+bring together the results of many chunks, does not go with the rows. The difference between good ways is smaller than that.
 """
 
 from __future__ import annotations
@@ -17,9 +21,8 @@ from typing import Any, Protocol
 
 from graphopt.chunks.executor import Executor, put, run
 from graphopt.chunks.sampling import Call
-from graphopt.makespan import Model, Run, fit
 
-__all__ = ["Lab", "Trial", "Way", "lower_quartile", "survey", "typical"]
+__all__ = ["Lab", "Trial", "Way", "finals", "survey", "typical"]
 
 #: How the axes are cut: the lengths of the chunks along each.
 Way = Mapping[int, tuple[int, ...]]
@@ -33,19 +36,20 @@ _MUST = 2
 #: The most chunks in a sample: each takes its time to make, and to run.
 _MOST = {"compiled": 4096, "compiled on a cluster": 64, "threads": 256, "sync": 256, "processes": 64, "cluster": 64}
 
-#: Beyond so many times the best a way is given up, and two such in a row end the search; finals are for those this near.
-_GIVEN_UP, _FINAL = 2.0, 1.2
+#: Beyond so many times the best a way is given up, and two such in a row end the search.
+_GIVEN_UP = 2.0
 
 #: Those this near are tried again a few times, and at least once: a first time may have been a bad moment.
-_AGAIN, _ONCE_MORE = 2.0, 5.0
+_AGAIN, _ONCE_MORE, _ROUNDS = 2.0, 5.0, 3
 
-_ROUNDS, _FINAL_ROUNDS = 5, 12
+#: In finals, how near ways must be after a few rounds to go on, and the rounds.
+_NEAR, _FEW_ROUNDS, _FINAL_ROUNDS = 1.15, 4, 30
 
 #: So many ways are tried, whatever it takes.
 _LEAST = 3
 
 
-@dataclass
+@dataclass(eq=False)
 class Trial:
     """A sample that is cut in one way, and what it took.
 
@@ -61,6 +65,8 @@ class Trial:
         What to run.
     times : list of float
         Seconds of each run.
+    final : bool
+        Whether it was in the finals.
     """
 
     place: int
@@ -68,16 +74,12 @@ class Trial:
     once: float = 0.0
     call: Any = None
     times: list[float] = field(default_factory=list)
+    final: bool = False
 
     @property
     def seconds(self) -> float:
-        """The lower quartile."""
-        return lower_quartile(self.times)
-
-
-def lower_quartile(times: Sequence[float]) -> float:
-    """Return the time that a quarter of the runs were as fast as."""
-    return sorted(times)[(len(times) - 1) // 4]
+        """The lower quartile: the time that a quarter of the runs were as fast as."""
+        return sorted(self.times)[(len(self.times) - 1) // 4]
 
 
 class Timer(Protocol):
@@ -117,7 +119,17 @@ class Lab:
     def __init__(self, step: Callable[..., Any], call: Call, sample: Call, executor: Executor) -> None:
         self.step, self.call, self.sample, self.executor = step, call, sample, executor
         self.workers, self.cells = executor.workers, call.cells
-        self.most = _MOST[executor.kind]
+        self.most: float = _MOST[executor.kind]
+
+    def larger(self, rows: int) -> Lab:
+        """Return the same with more rows in the sample, and with as many chunks as there are."""
+        if self.sample is self.call and self.most == math.inf:
+            return self
+        larger = type(self)(
+            self.step, self.call, self.call if self.sample is self.call else self.call.sample(rows), self.executor
+        )
+        larger.most = math.inf
+        return larger
 
     def clock(self) -> float:
         """Return the time in seconds."""
@@ -133,7 +145,7 @@ class Lab:
         else:
             length = typical(way[axis])
             beside = count // len(way[axis])
-            rows = min(self.sample.array.shape[axis] // length, max(1, self.most // beside))
+            rows = int(min(self.sample.array.shape[axis] // length, max(1, self.most // beside)))
             rows = -(-self.workers // beside) if few else rows - rows % -(-self.workers // math.gcd(beside, self.workers))
             if count < self.workers and not few:  # as few chunks, as large as the sample gives
                 rows, length = len(way[axis]), max(1, self.sample.array.shape[axis] // len(way[axis]))
@@ -214,7 +226,7 @@ def survey(
     worse, errors = 0, dict[int, Exception]()
     for place in [here, *[place for place in range(len(ways)) if place != here]]:
         way = ways[place]
-        if len(trials) >= _LEAST and (timer.clock() - start > 0.6 * seconds or worse >= 2):
+        if len(trials) >= _LEAST and (timer.clock() - start > 0.75 * seconds or worse >= 2):
             break
         try:
             trial = timer.trial(place, way)
@@ -244,26 +256,78 @@ def survey(
             timer.warm(least, seconds / 20)
             timer.time(least)
             trials.append(least)
-    for number in range(_ROUNDS + _FINAL_ROUNDS):
-        final = number >= _ROUNDS
-        model = fit([Run(trial.sizes, trial.seconds) for trial in trials], timer.workers) if final else None
-        rates = [_rate(trial, model, timer.cells) for trial in trials]
-        near = min(rate for rate, trial in zip(rates, trials, strict=True) if trial.place >= 0)
-        near *= _FINAL if final else _AGAIN if number else _ONCE_MORE
-        for rate, trial in zip(rates, trials, strict=True):
+    for number in range(_ROUNDS):
+        near = min(map(_rate, (trial for trial in trials if trial.place >= 0))) * (_AGAIN if number else _ONCE_MORE)
+        for trial in trials:
             if timer.clock() - start > seconds:
                 return trials, set(errors)
-            if trial.call is not None and (rate <= near or (trial.place < 0 and not final)):
+            if trial.call is not None and (_rate(trial) <= near or trial.place < 0):
                 timer.time(trial)
-        say(f"turn {number + 1} of {_ROUNDS + _FINAL_ROUNDS}")
+        say(f"turn {number + 1} of {_ROUNDS}")
     return trials, set(errors)
 
 
-def _rate(trial: Trial, model: Model | None = None, cells: int = 1) -> float:
-    """Return the seconds for each cell, with a model of as many as there are in all."""
-    here = sum(trial.sizes)
-    if model is None or here == cells or len(trial.sizes) < model.workers:
-        return trial.seconds / here
-    longest = max(trial.sizes)
-    whole = (longest,) * max(1, round(cells / longest))
-    return trial.seconds * model.seconds(whole) / model.seconds(trial.sizes) / cells
+def _rate(trial: Trial) -> float:
+    """Return the seconds for each cell."""
+    return trial.seconds / sum(trial.sizes)
+
+
+def finals(
+    timer: Timer,
+    ways: Sequence[Way],
+    places: Sequence[int],
+    trials: Sequence[Trial],
+    seconds: Callable[[int], float],
+    until: float,
+    say: Callable[[str], None],
+) -> list[Trial]:
+    """Let a few ways take turns on all of the data, until the clock says so.
+
+    Parameters
+    ----------
+    timer
+        Runs them; its sample is all of the data, or what is bearable of it.
+    ways
+        The ways.
+    places
+        Which of them, the most promising first.
+    trials
+        What was run already; what was on all of the data goes on.
+    seconds
+        Says how long it will take, about, to cut the data in the way at a place and to run it a few times.
+    until
+        When the clock says this it is over. What would not be done by then is not begun.
+    say
+        Told in a few words after each turn.
+
+    Returns
+    -------
+    The trials, those that go on among them; none if there are not two to compare.
+    """
+    going: list[Trial] = []
+    there = {trial.place: trial for trial in trials if sum(trial.sizes) == timer.cells and trial.call is not None}
+    for place in places:
+        trial = there.get(place)
+        if trial is None:
+            if timer.clock() + seconds(place) > until:
+                continue
+            trial = timer.trial(place, ways[place])
+            if trial is None:
+                continue
+            timer.warm(trial, 0.1 * (until - timer.clock()))
+            timer.time(trial)
+        going.append(trial)
+        say(f"{len(trial.sizes)} chunks, on all data: {1e3 * trial.seconds:.3g} ms")
+    if len(going) < 2:
+        return []
+    for trial in going:
+        trial.final = True
+    for number in range(_FINAL_ROUNDS):
+        near = min(map(_rate, going)) * (_NEAR if number >= _FEW_ROUNDS else math.inf)
+        for trial in going:
+            if timer.clock() > until:
+                return going
+            if _rate(trial) <= near:
+                timer.time(trial)
+        say(f"final {number + 1} of {_FINAL_ROUNDS}")
+    return going

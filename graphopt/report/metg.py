@@ -141,12 +141,10 @@ def _client(arguments: argparse.Namespace, targets: Sequence[str]) -> Iterator[A
             raise CommandError("--address and --workers go with --target cluster or compiled-cluster")
         yield None
         return
-    from graphopt.report.schedulers import running
+    from graphopt.report.schedulers import client_of
 
-    with running("distributed", arguments.workers, arguments.address or ""):
-        import distributed
-
-        yield distributed.Client.current()
+    with client_of(arguments.workers, arguments.address or "") as client:
+        yield client
 
 
 def write_csv(path: str, curves: Sequence[Granularity]) -> None:

@@ -112,34 +112,13 @@ def _measured(target: str, seconds: float, terminal: Terminal) -> Overhead:
 
 @contextmanager
 def _client(target: str) -> Iterator[Any]:
-    """A client for a target that needs one, dask's default meanwhile; of a cluster of its own, or of that at an address."""
+    """Give a client for a target that needs one."""
     if target in HERE:
         yield None
         return
-    import logging
+    from graphopt.report.schedulers import client_of
 
-    import distributed  # half a second
-
-    if target not in CLUSTER:
-        try:
-            found = distributed.Client(target, timeout="10s", set_as_default=False)
-        except (OSError, TypeError, ValueError) as error:
-            raise CommandError(f"no dask scheduler answers at {target}: {error}") from error
-        with found:
-            yield found
-        return
-    with (
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=":0",  # any free port; the default one may be taken, which would be a warning
-            scheduler_kwargs={"dashboard": False},
-            silence_logs=logging.ERROR,
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-        client.as_current(),
-    ):
+    with client_of(None, "" if target in CLUSTER else target) as client:
         yield client
 
 

@@ -13,13 +13,14 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import dask
 from threadpoolctl import threadpool_limits
 
 from graphopt.report.errors import CommandError
 
-__all__ = ["SCHEDULERS", "running"]
+__all__ = ["SCHEDULERS", "client_of", "running"]
 
 PROCESSES = 2  # worker processes unless the user says how many
 
@@ -130,3 +131,12 @@ def running(name: str, workers: int | None, address: str = "") -> Iterator[str]:
         raise CommandError("--workers must be at least 1")
     with threadpool_limits(1), _at(address) if address else SCHEDULERS[name](workers) as description:
         yield description
+
+
+@contextmanager
+def client_of(workers: int | None, address: str = "") -> Iterator[Any]:
+    """Give the client of a cluster, of its own or at an address, which is dask's scheduler meanwhile."""
+    with running("distributed", workers, address):
+        import distributed
+
+        yield distributed.Client.current()

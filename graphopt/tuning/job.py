@@ -83,7 +83,9 @@ def _outcome(target: str, given: tuple[Any, ...], arguments: argparse.Namespace,
         if not arguments.sweep:
             return Outcome(target, choice)
         with terminal.progress(f"sweeping {target}", len(choice.candidates)) as say:
-            return Outcome(target, choice, sweep(call, args, choice, 10, say))
+            counts = {candidate.count for candidate in choice.candidates}
+            near, worse = sweep(call, args, choice._axes, counts, 10, always=[choice.chosen.count], after_each=say)
+            return Outcome(target, choice, dict(sorted({**near, **worse}.items())))
 
 
 def _there(given: tuple[Any, ...]) -> tuple[Any, ...]:

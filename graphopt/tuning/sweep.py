@@ -1,23 +1,32 @@
-"""A sweep: a step timed on all of its data, cut in each way that was considered, to see how good a choice was."""
+"""A sweep: a step timed on all of its data, cut in many ways, to see how good a choice was.
+
+It owes nothing to the search that made the choice: it has its own counts, closer together, and times of its own. There are
+two heats. In the first every count is tried by itself, so that no more copies of the data are held than may be the best; in
+the second these take turns, so that a busy moment of the machine falls on all alike.
+"""
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import graphopt as go
 from graphopt.chunks.executor import executor_of, run
 from graphopt.chunks.sampling import call_of
-from graphopt.chunks.survey import lower_quartile
 
-__all__ = ["sweep", "timed"]
+__all__ = ["dense", "sweep"]
 
-WARM = {"compiled": 9, "compiled on a cluster": 4}  # as in a survey
-FAR, NEAR = 2.0, 1.25  # times the best, beyond which a way takes no part in the first and in the second heat
-GIVEN_UP = 4.0
+#: Calls before the first that counts, as in a survey.
+WARM = {"compiled": 9, "compiled on a cluster": 4}
+
+#: Times the best, beyond which a count takes no part in the second heat; and at which the sweep ends if that often in a row.
+NEAR, GIVEN_UP, OFTEN = 1.25, 3.0, 3
+
+#: Seconds that a turn takes at least, if five calls are not over before; and after which there are no more.
+TURN, ENOUGH = 0.05, 30.0
 
 
 @dataclass
@@ -32,62 +41,88 @@ class _Way:
             start = time.perf_counter()
             self.call()
             self.times.append(time.perf_counter() - start)
-            if sum(self.times[-5:]) > 0.05:
+            if sum(self.times[-5:]) > TURN:
                 break
 
+    @property
+    def seconds(self) -> float:
+        return statistics.median(self.times)
 
-def timed(step: Any, args: Sequence[Any], rounds: int) -> float:
-    """Return the seconds of a call as it is: the lower quartile of some turns."""
-    where = executor_of(step)
-    way = _Way(partial(run, where, step, args))
-    for _ in range(WARM.get(where.kind, 1)):
-        way.call()
-    for _ in range(rounds):
-        way.turn()
-    return lower_quartile(way.times)
+
+def dense(workers: int, most: int) -> list[int]:
+    """List counts of chunks up to ``most``, at most the root of two apart, with the multiples of the workers next to them.
+
+    >>> dense(2, 40)
+    [1, 2, 3, 4, 6, 8, 10, 11, 12, 16, 22, 23, 24, 32]
+    """
+    steps = {round(2 ** (power / 2)) for power in range(2 * most.bit_length())}
+    uneven = [count for count in steps if count % workers and count <= 16 * workers]
+    even = {max(1, count // workers + more) * workers for count in uneven for more in (0, 1)}
+    return sorted(count for count in steps | even if count <= most)
 
 
 def sweep(
-    step: Any, args: Sequence[Any], choice: go.Choice, rounds: int, after_each: Callable[[str], None] = lambda state: None
-) -> dict[int, float]:
-    """Time each candidate of a choice on all data.
+    step: Any,
+    args: Sequence[Any],
+    axes: tuple[int, ...],
+    counts: Iterable[int],
+    rounds: int,
+    *,
+    always: Iterable[int] = (),
+    after_each: Callable[[str], None] = lambda state: None,
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Time a step on all of its data for several numbers of chunks.
 
     Parameters
     ----------
     step, args
         The call.
-    choice
-        What was considered for it.
+    axes
+        The axes that are cut.
+    counts
+        How many chunks to try.
     rounds
-        How many turns those take that may be the best. The one that was chosen takes part in any case.
+        How many turns those take that may be the best, unless it takes half a minute.
+    always
+        Counts that take part in the second heat in any case.
     after_each
-        Called after each candidate was first tried.
+        Called after each count was first tried.
 
     Returns
     -------
-    The seconds of a call by the number of chunks: lower quartiles, those of ways that took turns.
+    The median seconds of a call by the number of chunks: of those that took turns, to be compared with each other; and of those
+    that were clearly worse, as they were timed before.
     """
     where = executor_of(step)
-    call = call_of(args[0], args[1:], choice._axes)
+    call = call_of(args[0], args[1:], axes)
+    always = set(always)
+    found: dict[int, float] = {}
     ways: dict[int, _Way] = {}
-    best = float("inf")
-    for count in sorted({candidate.count for candidate in choice.candidates}):
+    worse = 0
+    for count in sorted({*counts, *always}):
         cut = call.rechunked(call.lengths(count), where)
+        count = len(cut.sizes)  # which may be fewer
+        if count in found or (worse >= OFTEN and count not in always):
+            continue
         twin = step.twin() if hasattr(step, "twin") else step
         way = _Way(partial(run, where, twin, cut.arguments))
-        took = 0.0
         for _ in range(WARM.get(where.kind, 1)):
-            start = time.perf_counter()
             way.call()
-            took = time.perf_counter() - start
-        best = min(best, took)
-        if took <= GIVEN_UP * best or count == choice.chosen.count:
-            ways[count] = way
+        for _ in range(2):
+            way.turn()
+        found[count] = way.seconds
+        best = min(found.values())
+        worse = worse + 1 if way.seconds > GIVEN_UP * best and count > where.workers else 0
+        ways[count] = way
+        ways = {count: way for count, way in ways.items() if count in always or way.seconds <= NEAR * best}
         after_each(f"{count} chunks")
-    for within, turns in ((FAR, 3), (NEAR, rounds)):
-        least = min([lower_quartile(way.times) for way in ways.values() if way.times], default=0.0)
-        for _ in range(turns):
-            for count, way in ways.items():
-                if not way.times or count == choice.chosen.count or lower_quartile(way.times) <= within * least or not least:
-                    way.turn()
-    return {count: lower_quartile(way.times) for count, way in ways.items()}
+    for way in ways.values():
+        way.times.clear()
+    start = time.perf_counter()
+    for _ in range(rounds):
+        for way in ways.values():
+            way.turn()
+        if time.perf_counter() - start > ENOUGH:
+            break
+    near = {count: way.seconds for count, way in ways.items()}
+    return near, {count: seconds for count, seconds in found.items() if count not in near}
