@@ -3,8 +3,9 @@
 The sweep knows nothing of the search: its counts are at most the root of two apart, with multiples of the workers beside them,
 and those that may be best take turns. *Regret* is how much longer a call takes (median of the sweep) with the chunks that were
 chosen than with the best of the sweep. *Predicted* is how far off the time is that the model says for what was chosen, from
-samples; *measured* how far that is which the choice expects in the end, as timed in its finals on all data. ``--iterations``
-is many, because regret does not count what it takes to change the chunks.
+samples; *measured* how far that is which the choice expects in the end, as timed in its finals on all data: both against
+what a call takes on all data right after (median of three seconds of them). ``--iterations`` is many, because regret does not
+count what it takes to change the chunks.
 
 Run ``python bench/chunks.py``; ``--problems``, ``--executors``, ``--parts`` and ``--rounds`` bound it, ``--json`` writes the
 figures to a file, ``-v`` prints each choice and sweep.
@@ -29,7 +30,7 @@ from problems import logistic
 
 import graphopt as go
 from graphopt.chunks.executor import executor_of, put
-from graphopt.tuning.sweep import dense, sweep
+from graphopt.tuning.sweep import dense, sweep, timed
 
 Made = tuple[Callable[..., Any], tuple[Any, ...]]  # the step, and its arguments
 
@@ -150,6 +151,8 @@ def measured(name: str, where: str, options: argparse.Namespace) -> dict[str, An
         if options.verbose:
             print(choice)
         chosen = choice.chosen.count
+        kept = choice.rechunk(*args)
+        soon = timed(step, kept if isinstance(kept, tuple) else (kept,), 3.0)
         workers = executor_of(step).workers
         times, worse = sweep(step, args, choice._axes, dense(workers, most(args)), options.rounds, always=[chosen])
     best = min(times, key=times.__getitem__)
@@ -160,8 +163,8 @@ def measured(name: str, where: str, options: argparse.Namespace) -> dict[str, An
         "best": best,
         "took": times[chosen],
         "regret": times[chosen] / times[best] - 1,
-        "predicted": choice.chosen.predicted / times[chosen] - 1,
-        "measured": choice.chosen.seconds / times[chosen] - 1,
+        "predicted": choice.chosen.predicted / soon - 1,
+        "measured": choice.chosen.seconds / soon - 1,
         "seconds": choice.seconds,
         "sweep": times,
         "worse": worse,

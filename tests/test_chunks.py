@@ -20,7 +20,7 @@ import graphopt as go
 from graphopt.chunks import measuring as module
 from graphopt.chunks.executor import Executor, executor_of
 from graphopt.chunks.sampling import call_of, known
-from graphopt.chunks.survey import Lab, Trial, survey
+from graphopt.chunks.survey import Lab, Trial, finals, survey
 from graphopt.makespan import Model
 
 ROWS = 6_000
@@ -145,6 +145,88 @@ def test_ways_that_are_worse_end_the_search() -> None:
     ways = [{0: (1024 // 2**k,) * 2**k} for k in range(10)]
     assert [trial.place for trial in survey(Timer(), ways, 0, 1.0, lambda text: None)[0]] == [0, 1, 2, 3]
     assert [trial.place for trial in survey(Timer(), ways, 7, 1.0, lambda text: None)[0]] == [7, 0, 1, 2, 3]
+
+
+class Clocked:
+    """Times of ways by their number of chunks, and a clock that goes by them."""
+
+    workers, cells = 2, 1024
+
+    def __init__(self, seconds: dict[int, float], cutting: float = 0.0) -> None:
+        self.seconds, self.cutting, self.now = seconds, cutting, 0.0
+        self.cut: list[int] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    def trial(self, place: int, way: Any, *, few: bool = False) -> Trial:
+        self.cut.append(len(way[0]))
+        self.now += self.cutting
+        return Trial(place, way[0], call=True)
+
+    def warm(self, trial: Trial, seconds: float) -> None: ...
+
+    def time(self, trial: Trial) -> None:
+        trial.times.append(self.seconds[len(trial.sizes)])
+        self.now += trial.times[-1]
+
+
+WAYS = [{0: (1024 // 2**k,) * 2**k} for k in range(4)]
+
+
+def test_finals_go_on_with_those_that_are_near() -> None:
+    timer = Clocked({1: 1.3, 2: 1.0, 4: 1.1, 8: 3.0})
+    found, _ = finals(timer, WAYS, [2, 1, 3, 0], [], lambda place: 3.0, 200.0, lambda text: None)
+    assert all(trial.final for trial in found)
+    runs = {len(trial.sizes): len(trial.times) for trial in found}
+    assert runs[2] == runs[4] > runs[1] == runs[8]
+
+
+def test_finals_end_with_the_time() -> None:
+    timer = Clocked({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0}, cutting=3.0)
+    assert len(finals(timer, WAYS, [0, 1, 2, 3], [], lambda place: 4.0, 10.0, lambda text: None)[0]) == 2
+    assert timer.cut == [1, 2]
+    assert timer.now <= 11.0
+    assert finals(timer, WAYS, [0, 1, 2, 3], [], lambda place: 4.0, 16.0, lambda text: None)[0] == []  # one alone says nothing
+
+
+def test_a_way_that_raises_on_all_data_is_out_of_the_finals() -> None:
+    timer = Clocked({1: 1.0, 2: 1.0})  # four take no time that is known: a KeyError
+    found, failed = finals(timer, WAYS, [2, 0, 1], [], lambda place: 1.0, 50.0, lambda text: None)
+    assert [trial.place for trial in found] == [0, 1]
+    assert failed == {2}
+
+
+def test_finals_go_on_with_what_was_on_all_data() -> None:
+    timer = Clocked({1: 1.0, 2: 1.0})
+    there = [Trial(0, WAYS[0][0], call=True, times=[1.0]), Trial(1, (256,), call=True, times=[1.0])]
+    found, _ = finals(timer, WAYS, [0, 1], there, lambda place: 1.0, 50.0, lambda text: None)
+    assert found[0] is there[0]
+    assert timer.cut == [2]
+
+
+def test_what_was_timed_on_all_data_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sample says two chunks; on all data more than two are quicker, which no model of the rows could say."""
+    made_up(monkeypatch, work(1e-6, lane=1e-3))
+    monkeypatch.setattr(module, "_SAMPLE", 1 << 20)
+    monkeypatch.setattr(module, "cache_sizes", lambda: (0, 0))
+    time = module.Lab.time
+
+    def slower(self: Any, trial: Trial) -> None:
+        time(self, trial)
+        if sum(trial.sizes) == self.cells and len(trial.sizes) <= 2:
+            trial.times[-1] += 1.0
+
+    monkeypatch.setattr(module.Lab, "time", slower)
+    X = da.from_array(np.ones((200_000, 4)), chunks=(1_000, 4)).persist(scheduler="sync")
+    with dask.config.set(num_workers=2):
+        choice = go.auto_chunks(X, lambda X: X.sum())
+    assert choice.chosen.count == 4
+    assert choice.chosen.part == 1
+    assert choice.chosen.seconds == choice.chosen.measured
+    (two,) = [one for one in choice.candidates if one.count == 2]
+    assert two.predicted < 0.5 < two.seconds
+    assert "~" in str(choice)  # others were run on a sample only
 
 
 def test_ways_in_which_the_step_raises_are_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

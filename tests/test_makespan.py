@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from graphopt.makespan import NOISE, Model, Option, Run, choose, cut, fit
+from graphopt.makespan import NOISE, UNSURE, Model, Option, Run, choose, cut, fit, promising
 
 costs = st.floats(-3, 0).map(lambda power: 10.0**power)
 
@@ -170,6 +170,22 @@ def test_staying_is_said() -> None:
     found = [Option((2,), 1.0), Option((1, 1), 0.9, once=5.0)]
     assert choose(found, 0, workers=2, calls=10).bound == "present chunks"
     assert choose(found, 0, workers=2, calls=1000).place == 1
+
+
+@given(options, st.floats(1, 1000), st.data())
+def test_those_that_may_be_best_are_promising(found: list[Option], calls: float, data: st.DataObject) -> None:
+    present = data.draw(st.integers(0, len(found) - 1))
+    places = promising(found, present, calls=calls)
+    totals = [calls * option.seconds + option.once for option in found]
+    assert present in places
+    assert len(set(places)) == len(places) <= 5
+    assert min(totals) in [totals[place] for place in places]
+    assert all(totals[place] <= (1 + UNSURE) * min(totals) for place in places if place != present)
+
+
+def test_what_holds_too_much_or_failed_is_not_promising() -> None:
+    found = [Option((8,), 1.0, held=100), Option((4, 4), 1.1, held=10), Option((2,) * 4, 1.2, open=False)]
+    assert promising(found, 1, calls=1, memory=50) == [1]
 
 
 def test_what_was_given_up_is_not_chosen_on_a_guess() -> None:

@@ -85,7 +85,8 @@ def auto_chunks(
     Notes
     -----
     The time of a call is modelled as a cost of the call, of each chunk, of each row on the worker that is done last, and of
-    each row beyond a knee, where chunks leave a cache. See ``docs/chunks.md``.
+    each row beyond a knee, where chunks leave a cache. The few ways that may be best by that are timed on all of the data, for
+    which there is a copy of it for each of them meanwhile, of at most 1 GiB. See ``docs/chunks.md``.
 
     Examples
     --------
@@ -109,23 +110,24 @@ def auto_chunks(
         decision = choose(known, space.here, workers=space.executor.workers, stored=call.lazy, **terms)
     else:
         decision = Decision(0, "results", 0.0, 0.0)
-    said = candidates(space, found, known)
+    rows = candidates(space, found, known)
+    shown = {space.here, decision.place, *[place for place, one in enumerate(rows) if one.part or known[place].open]}
     way = space.ways[decision.place]
     return Choice(
-        tuple(way.get(axis, lengths) for axis, lengths in enumerate(call.array.chunks)),
-        tuple(one for place, one in enumerate(said) if one.part or known[place].open or place in (space.here, decision.place)),
-        said[decision.place],
-        said[space.here],
-        decision.bound,
-        str(space.executor),
-        iterations,
-        found.model,
-        found.sampled,
-        time.perf_counter() - started,
-        (*notes, *found.notes),
-        call.axes,
-        way,
-        space.executor,
+        chunks=tuple(way.get(axis, lengths) for axis, lengths in enumerate(call.array.chunks)),
+        candidates=tuple(rows[place] for place in sorted(shown)),
+        chosen=rows[decision.place],
+        present=rows[space.here],
+        bound=decision.bound,
+        executor=str(space.executor),
+        calls=iterations,
+        model=found.model,
+        sampled=found.sampled,
+        seconds=time.perf_counter() - started,
+        notes=(*notes, *found.notes),
+        _axes=call.axes,
+        _way=way,
+        _runs_on=space.executor,
     )
 
 

@@ -56,14 +56,13 @@ def measured(
     lab = _lab(twin, space)
     found = _loaded(lab, space)
     left = until - time.perf_counter()
-    start = lab.clock()
     trials, failed = survey(lab, space.ways, space.here, _SURVEY * left, say)
     if trials:
         model = fit([Run(trial.sizes, trial.seconds) for trial in trials], space.executor.workers)
         seen = next((trial for trial in trials if trial.call is not None), None)
         held = (seen and lab.held(seen)) or found.held
         found = replace(found, model=model, held=held + space.cell * space.call.lazy, trials=trials, failed=failed)
-        found = replace(found, trials=[*trials, *_finals(lab, space, found, terms, start + left, say)])
+        found = _confirmed(lab, space, found, terms, lab.clock() + (1 - _SURVEY) * left, say)
     if twin is not step:
         twin.close()
     return found
@@ -100,9 +99,9 @@ def _loaded(lab: Lab, space: Space) -> Found:
     return replace(found, extra=extra, notes=(f"loading all of it takes {in_units(cold * cells)} the first time",))
 
 
-def _finals(
+def _confirmed(
     lab: Lab, space: Space, found: Found, terms: Mapping[str, Any], until: float, say: Callable[[str], None]
-) -> list[Any]:
+) -> Found:
     """Run the finals, on as much of the data as leaves room for a copy for each finalist."""
     known = options(space, found)
     larger = lab.larger(_rows(space, min(_LARGE, space.limit / 8)))
@@ -111,5 +110,5 @@ def _finals(
     def seconds(place: int) -> float:
         return part * (known[place].once + 3 * known[place].seconds)
 
-    trials = finals(larger, space.ways, promising(known, space.here, **terms), found.trials, seconds, until, say)
-    return [trial for trial in trials if trial not in found.trials]
+    trials, failed = finals(larger, space.ways, promising(known, space.here, **terms), found.trials, seconds, until, say)
+    return replace(found, trials=[*found.trials, *set(trials).difference(found.trials)], failed=found.failed | failed)

@@ -1,9 +1,8 @@
 """Survey: times a step on samples of its data, cut in several ways, within a bound of time.
 
 Ways are tried from the largest chunks down, until smaller ones are clearly worse or most of the time is over; then those that
-may be best take turns, so that a busy moment of the machine falls on all alike. What counts is the lower quartile of the times:
-what else the machine does only ever adds to them, so it is nearer than the median to what a call takes, and steadier than the
-least.
+may be best take turns, so that a busy moment of the machine falls on all alike. What counts is the median: in a long loop most
+calls take that, and it is what a prediction can be held to.
 
 `finals` are the same on all of the data, or as much of it as is bearable, for the few ways that may be the best by what the
 samples showed. A sample does not show it all: where threads of BLAS and of dask get into each other's way, or what it takes to
@@ -13,6 +12,7 @@ bring together the results of many chunks, does not go with the rows. The differ
 from __future__ import annotations
 
 import math
+import statistics
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +44,9 @@ _AGAIN, _ONCE_MORE, _ROUNDS = 2.0, 5.0, 3
 
 #: In finals, how near ways must be after a few rounds to go on, and the rounds.
 _NEAR, _FEW_ROUNDS, _FINAL_ROUNDS = 1.15, 4, 30
+
+#: Seconds of a call that goes through more than a cache holds: more turns of a call say more than more calls in a turn.
+_SLOW = 0.02
 
 #: So many ways are tried, whatever it takes.
 _LEAST = 3
@@ -78,8 +81,8 @@ class Trial:
 
     @property
     def seconds(self) -> float:
-        """The lower quartile: the time that a quarter of the runs were as fast as."""
-        return sorted(self.times)[(len(self.times) - 1) // 4]
+        """The median."""
+        return statistics.median(self.times)
 
 
 class Timer(Protocol):
@@ -163,14 +166,14 @@ class Lab:
                 break
 
     def time(self, trial: Trial) -> None:
-        """Run a trial and note the seconds; what is quick more than once, after others have had the caches."""
+        """Run a trial and note the seconds: of some runs if it is quick, but the first, because others had the caches."""
         start = self.clock()
         self._run(trial)
         first = self.clock() - start
-        if first > 0.05:
+        if first > _SLOW:
             trial.times.append(first)
             return
-        for _ in range(3):
+        for _ in range(5 if first < _SLOW / 5 else 3):
             start = self.clock()
             self._run(trial)
             trial.times.append(self.clock() - start)
@@ -280,7 +283,7 @@ def finals(
     seconds: Callable[[int], float],
     until: float,
     say: Callable[[str], None],
-) -> list[Trial]:
+) -> tuple[list[Trial], set[int]]:
     """Let a few ways take turns on all of the data, until the clock says so.
 
     Parameters
@@ -302,32 +305,37 @@ def finals(
 
     Returns
     -------
-    The trials, those that go on among them; none if there are not two to compare.
+    The trials, those that go on among them, none if there are not two to compare; and the places of ways that raised.
     """
     going: list[Trial] = []
+    errors: set[int] = set()
     there = {trial.place: trial for trial in trials if sum(trial.sizes) == timer.cells and trial.call is not None}
     for place in places:
         trial = there.get(place)
-        if trial is None:
-            if timer.clock() + seconds(place) > until:
-                continue
-            trial = timer.trial(place, ways[place])
+        if trial is None and timer.clock() + seconds(place) > until:
+            continue
+        try:
             if trial is None:
-                continue
-            timer.warm(trial, 0.1 * (until - timer.clock()))
+                trial = timer.trial(place, ways[place])
+                if trial is None:
+                    continue
+                timer.warm(trial, 0.1 * (until - timer.clock()))
             timer.time(trial)
+        except Exception:  # it went well on a sample: all data in chunks so large may want more memory than there is
+            errors.add(place)
+            continue
         going.append(trial)
         say(f"{len(trial.sizes)} chunks, on all data: {1e3 * trial.seconds:.3g} ms")
     if len(going) < 2:
-        return []
+        return [], errors
     for trial in going:
         trial.final = True
     for number in range(_FINAL_ROUNDS):
         near = min(map(_rate, going)) * (_NEAR if number >= _FEW_ROUNDS else math.inf)
         for trial in going:
             if timer.clock() > until:
-                return going
+                return going, errors
             if _rate(trial) <= near:
                 timer.time(trial)
         say(f"final {number + 1} of {_FINAL_ROUNDS}")
-    return going
+    return going, errors

@@ -17,7 +17,7 @@ from typing import Any
 from graphopt.chunks.executor import executor_of, run
 from graphopt.chunks.sampling import call_of
 
-__all__ = ["dense", "sweep"]
+__all__ = ["dense", "sweep", "timed"]
 
 #: Calls before the first that counts, as in a survey.
 WARM = {"compiled": 9, "compiled on a cluster": 4}
@@ -25,8 +25,8 @@ WARM = {"compiled": 9, "compiled on a cluster": 4}
 #: Times the best, beyond which a count takes no part in the second heat; and at which the sweep ends if that often in a row.
 NEAR, GIVEN_UP, OFTEN = 1.25, 3.0, 3
 
-#: Seconds that a turn takes at least, if five calls are not over before; and after which there are no more.
-TURN, ENOUGH = 0.05, 30.0
+#: Seconds that a turn takes at least, if five calls are not over before; and seconds of turns that are enough.
+TURN, ENOUGH = 0.05, 20.0
 
 
 @dataclass
@@ -61,6 +61,18 @@ def dense(workers: int, most: int) -> list[int]:
     return sorted(count for count in steps | even if count <= most)
 
 
+def timed(step: Any, args: Sequence[Any], seconds: float) -> float:
+    """Return the median seconds of a call as it is, from runs for so many seconds."""
+    where = executor_of(step)
+    way = _Way(partial(run, where, step, args))
+    for _ in range(WARM.get(where.kind, 1)):
+        way.call()
+    start = time.perf_counter()
+    while not way.times or time.perf_counter() - start < seconds:
+        way.turn()
+    return way.seconds
+
+
 def sweep(
     step: Any,
     args: Sequence[Any],
@@ -82,7 +94,7 @@ def sweep(
     counts
         How many chunks to try.
     rounds
-        How many turns those take that may be the best, unless it takes half a minute.
+        How many turns those take that may be the best, unless that takes too long.
     always
         Counts that take part in the second heat in any case.
     after_each
