@@ -231,22 +231,27 @@ def promising(
     rounds: Callable[[int], float] | None = None,
     most: int = 5,
 ) -> list[int]:
-    """Return the places of the options that may be the best, the best first, and last the present one if it is not among them.
+    """Return the places of the options that may be the best: the best, its neighbours, others that are near, and the present.
+
+    Options are in the order of their sizes. Time goes down and up with size but once, more or less, so that a neighbour of the
+    best which is far off was more likely timed in a bad moment.
 
     Parameters are those of `choose`, and ``most`` for how many there may be.
 
     Examples
     --------
     >>> options = [Option((8,), 4.0), Option((4, 4), 2.1), Option((2,) * 4, 2.4), Option((1,) * 8, 3.3)]
-    >>> promising(options, 0, calls=100)
-    [1, 2, 0]
+    >>> promising(options, 3, calls=100)
+    [1, 2, 0, 3]
     """
     totals = _totals(options, calls, rounds)
     fitting = [place for place, option in enumerate(options) if option.open and option.held <= memory]
     order = sorted(fitting, key=lambda place: (totals[place], len(options[place].sizes)))
     near = [place for place in order if totals[place] <= (1 + UNSURE) * totals[order[0]]]
-    near = near[: most - (present not in near[:most])]
-    return near if present in near else [*near, present]
+    beside = [place for place in order if abs(fitting.index(place) - fitting.index(order[0])) == 1]
+    found = list(dict.fromkeys([*near[:1], *beside, *near]))
+    found = found[: most - (present not in found[:most])]
+    return found if present in found else [*found, present]
 
 
 def choose(

@@ -517,6 +517,14 @@ def test_chunks_are_spread_over_workers(client: distributed.Client) -> None:
     assert len({worker for workers in holders.values() for worker in workers}) == 2
 
 
+def test_sparse_chunks_weigh_the_same_on_a_cluster(client: distributed.Client) -> None:
+    matrix = scipy.sparse.random(600, 40, density=0.5, random_state=0, format="csr")
+    parts = [matrix[i : i + 100] for i in range(0, 600, 100)]
+    X = da.concatenate([da.from_delayed(dask.delayed(part), part.shape, meta=matrix[:0]) for part in parts]).persist()
+    stored = sum(part.data.nbytes + part.indices.nbytes for part in parts)
+    assert stored <= call_of(X, (), (0,)).cell_bytes() * 600 <= 1.2 * stored
+
+
 def test_known_chunks_are_left_alone() -> None:
     X = data()[0]
     assert known(X) is X

@@ -109,7 +109,7 @@ class Call:
             else:
                 parts = leaf.to_delayed().ravel()
                 some = parts[:: max(1, len(parts) // blocks)]
-                total += len(parts) / len(some) * sum(compute(*[delayed(sizeof)(part) for part in some]))
+                total += len(parts) / len(some) * sum(compute(*[delayed(_size)(part) for part in some]))
         return max(total / max(1, self.cells), 1e-9)
 
     def lengths(self, chunks: int) -> dict[int, tuple[int, ...]]:
@@ -183,6 +183,11 @@ def known(value: Any) -> Any:
     if not isinstance(value, da.Array) or all(size == size for axis in value.chunks for size in axis):
         return value
     return da.Array(value.dask, value.name, value.chunks, meta=value._meta).compute_chunk_sizes()
+
+
+def _size(block: Any) -> int:
+    """Return the bytes of a block; dask's own `sizeof` would travel to workers without what it knows of other packages."""
+    return int(sizeof(block))
 
 
 def _stored(array: da.Array) -> tuple[int, ...] | None:

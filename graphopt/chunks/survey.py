@@ -27,8 +27,9 @@ __all__ = ["Lab", "Trial", "Way", "finals", "survey", "typical"]
 #: How the axes are cut: the lengths of the chunks along each.
 Way = Mapping[int, tuple[int, ...]]
 
-#: Runs before the first that counts: a plan that is new finds out in eight where several threads pay.
-_WARM = {"compiled": 9, "compiled on a cluster": 4}
+#: Runs before the first that counts: a plan that is new finds out in eight where several threads pay. And memory for large
+#: temporaries that a process never had takes twice as long as the work itself.
+_WARM = {"compiled": 9, "compiled on a cluster": 4, "threads": 3, "sync": 3}
 
 #: As many of those must be: a plan is made in the first, checked in the second, and bound anew in neither from then on.
 _MUST = 2

@@ -23,10 +23,10 @@ __all__ = ["dense", "sweep", "timed"]
 WARM = {"compiled": 9, "compiled on a cluster": 4}
 
 #: Times the best, beyond which a count takes no part in the second heat; and at which the sweep ends if that often in a row.
-NEAR, GIVEN_UP, OFTEN = 1.25, 3.0, 3
+NEAR, GIVEN_UP, OFTEN = 1.4, 3.0, 3
 
 #: Seconds that a turn takes at least, if five calls are not over before; and seconds of turns that are enough.
-TURN, ENOUGH = 0.05, 20.0
+TURN, ENOUGH = 0.05, 15.0
 
 
 @dataclass
