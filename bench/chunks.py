@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--parts", type=int, default=parts, help="chunks that the data comes in (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--iterations", type=int, default=1000, help="calls to come (default %(default)s)")
+    parser.add_argument("--iterations", type=int, default=10_000, help="calls to come (default %(default)s)")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("-v", "--verbose", action="store_true")
     options = parser.parse_args()

@@ -1,6 +1,7 @@
 """Survey: times a step on samples of its data, cut in several ways, within a bound of time.
 
-Ways are tried from the largest chunks down, until smaller ones are clearly worse or most of the time is over; then those that
+Ways are tried from the largest chunks down, every other at first, until smaller ones are clearly worse or most of the time is
+over: what is quick may be as small as a cache, and a dozen of ways on a cluster take longer than anybody waits. Then those that
 may be best take turns, so that a busy moment of the machine falls on all alike. What counts is the median: in a long loop most
 calls take that, and it is what a prediction can be held to.
 
@@ -37,7 +38,7 @@ _MUST = 2
 #: The most chunks in a sample: each takes its time to make, and to run.
 _MOST = {"compiled": 4096, "compiled on a cluster": 64, "threads": 256, "sync": 256, "processes": 64, "cluster": 64}
 
-#: Beyond so many times the best a way is given up, and two such in a row end the search.
+#: Beyond so many times the best a way is given up, and two such in a row, or one beyond the square, end the search.
 _GIVEN_UP = 2.0
 
 #: Those this near are tried again a few times, and at least once: a first time may have been a bad moment.
@@ -228,10 +229,13 @@ def survey(
     start = timer.clock()
     trials: list[Trial] = []
     worse, errors = 0, dict[int, Exception]()
-    for place in [here, *[place for place in range(len(ways)) if place != here]]:
+    last = len(ways)  # the place beyond which ways are given up
+    for place in _order(len(ways), here):
         way = ways[place]
-        if len(trials) >= _LEAST and (timer.clock() - start > 0.75 * seconds or worse >= 2):
+        if len(trials) >= _LEAST and timer.clock() - start > 0.75 * seconds:
             break
+        if place > last and len(trials) >= _LEAST:
+            continue
         try:
             trial = timer.trial(place, way)
             if trial is None:
@@ -248,7 +252,10 @@ def survey(
         trials.append(trial)
         say(f"{len(trial.sizes)} chunks: {1e3 * trial.seconds:.3g} ms")
         enough = place != here and len(trial.sizes) >= 2 * timer.workers  # fewer may be slow because workers wait
-        worse = worse + 1 if enough and _rate(trial) > _GIVEN_UP * min(map(_rate, trials)) else 0
+        times = _rate(trial) / min(map(_rate, trials)) if enough else 1.0
+        worse = 0 if times <= _GIVEN_UP else worse + 1 + (times > _GIVEN_UP**2)
+        if worse >= 2:
+            last = min(last, place)
     if not trials:
         if errors:
             raise next(iter(errors.values()))
@@ -269,6 +276,12 @@ def survey(
                 timer.time(trial)
         say(f"turn {number + 1} of {_ROUNDS}")
     return trials, set(errors)
+
+
+def _order(count: int, here: int) -> list[int]:
+    """Return the order in which ways are tried: the present one, every other from the largest chunks down, then the rest."""
+    coarse = [0, *range(1, count, 2)]
+    return list(dict.fromkeys([here, *coarse, *range(count)]))
 
 
 def _rate(trial: Trial) -> float:
@@ -321,7 +334,8 @@ def finals(
                 if trial is None:
                     continue
                 timer.warm(trial, 0.1 * (until - timer.clock()))
-            timer.time(trial)
+            if not trial.times or timer.clock() < until:
+                timer.time(trial)
         except Exception:  # it went well on a sample: all data in chunks so large may want more memory than there is
             errors.add(place)
             continue
