@@ -5,7 +5,8 @@
     F(w, b) = Σ weight · loss(X w + b + offset, y) / Σ weight + penalty(w)
 
 A pass is written in plain dask.array and compiled by graphopt: where chunks are dense it becomes one loop that reads each row
-once; chunks of CSR are multiplied by SciPy and by a kernel of ours. It runs where the data is, on threads or on the workers of a cluster.
+once; chunks of CSR are multiplied by SciPy, and by a kernel of ours for the Hessian. It runs where the data is, on threads or
+on the workers of a cluster.
 """
 
 from __future__ import annotations
