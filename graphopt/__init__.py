@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from graphopt.chunks import auto_chunks, auto_rechunk
 from graphopt.chunks.choice import Choice
 from graphopt.compiled import Compiled, Stats, compile
@@ -30,6 +32,9 @@ from graphopt.types import (
     Refusal,
     TraceError,
 )
+
+if TYPE_CHECKING:
+    from graphopt import numba_cache
 
 Plan.drawn_by = _visualize
 Granularity.drawn_by = _draw_file
@@ -65,7 +70,16 @@ __all__ = [
     "low_latency",
     "measure_overhead",
     "metg",
+    "numba_cache",
     "optimize",
     "optimized",
     "sharing",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "numba_cache":  # only who asks for it needs it
+        from importlib import import_module
+
+        return import_module("graphopt.numba_cache")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

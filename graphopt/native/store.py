@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-__all__ = ["folder", "found", "kept"]
+__all__ = ["folder", "found", "is_ours", "kept", "make_room", "placed"]
 
 #: The most bytes a folder keeps; what was not used for longest goes first.
 _ROOM = 64 << 20
@@ -29,7 +29,7 @@ def folder() -> Path | None:
     path = Path(said) if said else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphopt"
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return path if _is_ours(path.lstat(), stat.S_ISDIR) and os.access(path, os.W_OK) else None
+        return path if is_ours(path.lstat(), stat.S_ISDIR) and os.access(path, os.W_OK) else None
     except (OSError, RuntimeError):
         return None
 
@@ -41,7 +41,7 @@ def found(key: str) -> Path | None:
         return None
     for path in sorted(where.glob(f"{key}-*.so")):
         try:
-            if _is_ours(path.lstat(), stat.S_ISREG) and path == _named(where, key, path.read_bytes()):
+            if is_ours(path.lstat(), stat.S_ISREG) and path == _named(where, key, path.read_bytes()):
                 with contextlib.suppress(OSError):
                     os.utime(path)  # used last
                 return path
@@ -56,39 +56,47 @@ def kept(key: str, content: bytes) -> Path | None:
     where = folder()
     if where is None:
         return None
+    path = _named(where, key, content)
+    if not placed(path, content):  # a full disk costs time, nothing else
+        return None
+    make_room(where, "*.so", _ROOM, keep=path)
+    return path
+
+
+def placed(path: Path, content: bytes) -> bool:
+    """Write a file that is whole or not there, readable by nobody else; say whether that was possible."""
     try:
-        handle, name = tempfile.mkstemp(dir=where, suffix=".part")  # 0600
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")  # 0600
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
-            path = _named(where, key, content)
             os.replace(name, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(name)
             raise
-    except OSError:  # a full disk costs time, nothing else
-        return None
-    _make_room(where, path)
-    return path
+    except OSError:
+        return False
+    return True
 
 
 def _named(where: Path, key: str, content: bytes) -> Path:
     return where / f"{key}-{hashlib.blake2b(content, digest_size=16).hexdigest()}.so"
 
 
-def _is_ours(status: os.stat_result, kind: object) -> bool:
+def is_ours(status: os.stat_result, kind: object) -> bool:
     """Say whether a file is of this kind, ours, and nobody else may write to it."""
     return bool(kind(status.st_mode)) and status.st_uid == os.geteuid() and not status.st_mode & 0o022  # type: ignore[operator]
 
 
-def _make_room(where: Path, newest: Path) -> None:
+def make_room(where: Path, pattern: str, room: int, *, keep: Path) -> None:
+    """Remove what was not used for longest until files of a pattern take no more than so many bytes; ``keep`` stays."""
     with contextlib.suppress(OSError):
-        files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in where.glob("*.so"))
-        room = sum(size for _, size, _ in files) - _ROOM
+        files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in where.glob(pattern))
+        excess = sum(size for _, size, _ in files) - room
         for _, size, path in files:
-            if room <= 0:
+            if excess <= 0:
                 return
-            if path != newest:
+            if path != keep:
                 path.unlink(missing_ok=True)
-                room -= size
+                excess -= size

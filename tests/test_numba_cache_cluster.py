@@ -1,0 +1,87 @@
+"""The numba cache on a cluster of two worker processes: who compiles how often, whoever joins or restarts.
+
+numba itself tells what it compiles. Nothing here measures time; ``bench/numba_cache.py`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dask
+import distributed
+import numpy as np
+import pytest
+from conftest import QUIET
+from numba_seen import call, expected, loss_and_derivative, seen, total, watch
+
+from graphopt import numba_cache
+
+pytestmark = pytest.mark.timeout(90)
+
+TASKS = 50
+DATA = np.linspace(-1.0, 1.0, 100)
+
+
+@pytest.fixture
+def fresh() -> Iterator[distributed.Client]:
+    """A cluster of its own: two processes in which numba has compiled nothing."""
+    patient = {"distributed.deploy.lost-worker-timeout": "60s"}
+    with (
+        dask.config.set(patient),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, **QUIET) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+        numba_cache.uninstall(client)
+
+
+def run(client: distributed.Client, tasks: int = TASKS) -> dict[str, int]:
+    """Run tasks with functions made anew for each, by turns on the workers; return how often each was compiled in all."""
+    client.run(watch)
+    workers = sorted(client.scheduler_info()["workers"])
+    futures = []
+    for i in range(tasks):
+        epoch, derivative = loss_and_derivative(2.0)
+        futures.append(client.submit(call, epoch, DATA + i, derivative, pure=False, workers=[workers[i % len(workers)]]))
+    for i, value in enumerate(client.gather(futures)):
+        assert value == pytest.approx(expected(DATA + i, 2.0), rel=1e-12)
+    counts = client.run(seen).values()
+    return {name: total(counts, name) for name in ("epoch", "derivative")}
+
+
+def test_each_worker_compiles_once(fresh: distributed.Client) -> None:
+    assert run(fresh, 6) == {"epoch": 6, "derivative": 6}, "numba by itself: a closure at each task"
+    numba_cache.install(fresh)
+    assert run(fresh) == {"epoch": 2, "derivative": 2}
+    assert run(fresh) == {"epoch": 0, "derivative": 0}
+    numba_cache.uninstall(fresh)
+    assert run(fresh, 6) == {"epoch": 6, "derivative": 6}, "nothing is left"
+
+
+def test_the_store_compiles_once_for_all_processes_and_ever(fresh: distributed.Client, tmp_path: Path) -> None:
+    numba_cache.install(fresh, store=str(tmp_path / "store"))
+    assert run(fresh) == {"epoch": 1, "derivative": 1}
+    fresh.restart()
+    assert run(fresh) == {"epoch": 0, "derivative": 0}, "after a restart everything is on disk"
+    told = numba_cache.info(fresh)
+    assert told.total["loaded"] == 2
+    assert told.total["compilations"] == 0
+    assert told.total["saved"] > 0
+    numba_cache.uninstall(fresh)
+    assert not list((tmp_path / "store").glob("*.lock"))
+
+
+def test_prewarm_compiles_on_one_worker_for_all(fresh: distributed.Client) -> None:
+    numba_cache.install(fresh)
+    fresh.run(watch)
+    epoch, derivative = loss_and_derivative(2.0)
+    done = numba_cache.prewarm(fresh, epoch, DATA, derivative)
+    assert (done.workers, done.processors, done.functions) == (2, 1, 2)
+    counts = fresh.run(seen).values()
+    assert sorted(each.get("epoch", 0) for each in counts) == [0, 1]
+    assert sorted(each.get("derivative", 0) for each in counts) == [0, 1]
+    assert run(fresh) == {"epoch": 0, "derivative": 0}
+    fresh.cluster.scale(3)
+    fresh.wait_for_workers(3, timeout=30)
+    assert run(fresh) == {"epoch": 0, "derivative": 0}, "who joins later is served too"
