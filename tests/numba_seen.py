@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -11,16 +12,20 @@ import numpy as np
 from numba.core import event
 
 SEEN: Counter[str] = Counter()
+ON_LOOPS: Counter[str] = Counter()
 
 
 class Seen(event.Listener):  # type: ignore[misc]
-    """Counts compilations by the name of the function."""
+    """Counts compilations by the name of the function: of ufuncs too, by the pass that makes machine code."""
 
     def on_start(self, event: Any) -> None:
-        pass
+        if event.data["name"].startswith("native_lowering"):
+            name = event.data["qualname"].rpartition(".")[2]
+            SEEN[name] += 1
+            ON_LOOPS[name] += asyncio._get_running_loop() is not None
 
     def on_end(self, event: Any) -> None:
-        SEEN[event.data["dispatcher"].py_func.__name__] += 1
+        pass
 
 
 _LISTENER = Seen()
@@ -29,13 +34,19 @@ _LISTENER = Seen()
 def watch() -> None:
     """Count from now on in this process."""
     SEEN.clear()
-    if _LISTENER not in event._registered["numba:compile"]:
-        event.register("numba:compile", _LISTENER)
+    ON_LOOPS.clear()
+    if _LISTENER not in event._registered["numba:run_pass"]:
+        event.register("numba:run_pass", _LISTENER)
 
 
 def seen() -> dict[str, int]:
-    """Return what was compiled in this process, apart from what warms numba up."""
-    return {name: count for name, count in SEEN.items() if name != "polynomial"}
+    """Return what was compiled in this process."""
+    return dict(SEEN)
+
+
+def on_loops() -> dict[str, int]:
+    """Return what was compiled by threads that run an event loop."""
+    return dict(ON_LOOPS)
 
 
 def total(counts: Iterable[dict[str, int]], name: str) -> int:
@@ -63,6 +74,38 @@ def loss_and_derivative(scale: float) -> tuple[Any, Any]:
 def expected(data: np.ndarray, scale: float) -> float:
     """Return what `epoch` returns, by NumPy."""
     return float((scale / (1.0 + np.exp(-data)) * scale).sum())
+
+
+def ufunc(offset: float) -> Any:
+    """Make a ufunc."""
+
+    @numba.vectorize(["float64(float64, float64)"])
+    def shifted(a: float, b: float) -> float:
+        return a * b + offset
+
+    return shifted
+
+
+def gufunc(offset: float) -> Any:
+    """Make a generalised ufunc."""
+
+    @numba.guvectorize(["void(float64[:], float64[:])"], "(n)->()")
+    def summed(row: Any, out: Any) -> None:
+        out[0] = offset
+        for i in range(len(row)):
+            out[0] += row[i]
+
+    return summed
+
+
+def typed(offset: float) -> Any:
+    """Make a function of a given signature."""
+
+    @numba.njit("float64(float64)")
+    def moved(x: float) -> float:
+        return x + offset
+
+    return moved
 
 
 def call(function: Any, *args: Any) -> Any:

@@ -13,7 +13,7 @@ import distributed
 import numpy as np
 import pytest
 from conftest import QUIET
-from numba_seen import call, expected, loss_and_derivative, seen, total, watch
+from numba_seen import call, expected, gufunc, loss_and_derivative, on_loops, seen, total, typed, ufunc, watch
 
 from graphopt import numba_cache
 
@@ -85,3 +85,46 @@ def test_prewarm_compiles_on_one_worker_for_all(fresh: distributed.Client) -> No
     fresh.cluster.scale(3)
     fresh.wait_for_workers(3, timeout=30)
     assert run(fresh) == {"epoch": 0, "derivative": 0}, "who joins later is served too"
+
+
+def test_ufuncs_compile_once_a_worker_and_not_on_the_way(fresh: distributed.Client) -> None:
+    numba_cache.install(fresh)
+    made = {kind: [kind(1.0) for _ in range(10)] for kind in (ufunc, gufunc, typed)}
+    workers = sorted(fresh.scheduler_info()["workers"])
+    fresh.run(watch)
+    watch()  # the scheduler is in this process
+    for kind, functions in made.items():
+        args = (2.0, 3.0) if kind is ufunc else (np.arange(3.0),) if kind is gufunc else (2.0,)
+        shipped = [numba_cache.ship(function) for function in functions]
+        futures = [fresh.submit(call, each, *args, pure=False, workers=[workers[i % 2]]) for i, each in enumerate(shipped)]
+        assert fresh.gather(futures) == [kind(1.0)(*args)] * 10
+    counts = fresh.run(seen).values()
+    assert {name: total(counts, name) for name in ("shifted", "summed", "moved")} == {"shifted": 2, "summed": 2, "moved": 2}
+    assert not sum(total([told], name) for told in fresh.run(on_loops).values() for name in told)
+    assert seen() == {"shifted": 1, "summed": 1, "moved": 1}, "what this test compiled itself"
+
+
+def test_machine_code_of_ufuncs_comes_from_who_compiled_first(fresh: distributed.Client, tmp_path: Path) -> None:
+    numba_cache.install(fresh, store=str(tmp_path / "store"))
+    fresh.run(watch)
+    watch()
+    workers = sorted(fresh.scheduler_info()["workers"])
+    for kind, args in ((ufunc, (2.0, 3.0)), (gufunc, (np.arange(3.0),)), (typed, (2.0,))):
+        shipped = numba_cache.ship(kind(1.0))
+        futures = [fresh.submit(call, shipped, *args, pure=False, workers=[worker]) for worker in workers]
+        assert fresh.gather(futures) == [kind(1.0)(*args)] * 2
+    assert seen() == {"shifted": 1, "summed": 1, "moved": 1}, "the client, which made them"
+    assert not any(fresh.run(seen).values())
+
+
+def test_prewarmed_ufuncs(fresh: distributed.Client) -> None:
+    numba_cache.install(fresh)
+    fresh.run(watch)
+    workers = sorted(fresh.scheduler_info()["workers"])
+    for kind, args in ((ufunc, (2.0, 3.0)), (gufunc, (np.arange(3.0),)), (typed, (2.0,))):
+        shipped = numba_cache.ship(kind(1.0))
+        numba_cache.prewarm(fresh, shipped)
+        futures = [fresh.submit(call, shipped, *args, pure=False, workers=[worker]) for worker in workers]
+        assert fresh.gather(futures) == [kind(1.0)(*args)] * 2
+    counts = fresh.run(seen).values()
+    assert {name: total(counts, name) for name in ("shifted", "summed", "moved")} == {"shifted": 1, "summed": 1, "moved": 1}

@@ -64,6 +64,8 @@ def compiled(function: Any, sig: Any) -> Any:
         if args in function.overloads or not function._can_compile:
             return _PLAIN(function, sig)
         settle(function)
+        if (function.py_func.__module__ or "").startswith("numba."):  # its own helpers come along with what calls them
+            return _PLAIN(function, sig)
         before = function._cache
         cache = function._cache = ObjectCache(function) if here.exchanges and type(before) is NullCache else before
         start = time.perf_counter()
@@ -118,8 +120,8 @@ def settle(function: Any) -> str | Unkeyable:
         found: str | Unkeyable = _key(function)
         if known is not None and known != found and function.overloads:
             raise Unkeyable("what it refers to has changed since it was compiled")
-    except Unkeyable as why:
-        found = Unkeyable(str(why))  # without its traceback
+    except Exception as why:  # Unkeyable, or values with ways of their own: whatever it is, numba compiles
+        found = Unkeyable(str(why) if isinstance(why, Unkeyable) else repr(why))  # without its traceback
     vars(function)[_SETTLED] = found
     return found
 
@@ -184,7 +186,7 @@ class ObjectCache:
         """Return what was compiled elsewhere; None if numba must compile: then other processes wait for a while."""
         try:
             self.name = self.name_for(sig)
-        except Unkeyable as why:
+        except Exception as why:  # Unkeyable, or whatever values do that are asked what they are
             logger.debug("%s is compiled, because %s", self.function, why)
             here.counts.add(refused=1)
             return None

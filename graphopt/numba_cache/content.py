@@ -166,7 +166,7 @@ class Encoder:
             compiled = [self(each) for each in builder._sigs]
         else:
             how = (function.identity, function._frozen)
-            compiled = [self.values(each) for each in function._dispatcher.overloads]
+            compiled = [self(each) for each in function._dispatcher.overloads]
         inner = function._dispatcher
         found = [self.function(inner.py_func), self.options(inner), self.values(how), *compiled]
         return part(type(function).__qualname__, b"".join(found))

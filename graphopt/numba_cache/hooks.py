@@ -68,8 +68,8 @@ def named(function: Any) -> str:
             snapshot = frozen(function.py_func)
             key = dispatcher_key(function, snapshot, _nested, here.options.salt, strict=False)
             vars(function)[_SNAPSHOT] = snapshot
-        except Unkeyable as why:
-            logger.debug("%s is named at random: %s", function, why)
+        except Exception as why:  # Unkeyable, or values with ways of their own: whatever it is, numba can do without
+            logger.debug("%s is named at random: %r", function, why)
             key = str(uuid.uuid4())
         finally:
             _IN_PROGRESS.pop()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import io
+import pickle
 import re
-import types as python
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
-from graphopt.numba_cache.private import CompileResult, Environment, Pickler, RuntimeLinker, loads, lookup_environment
+from graphopt.numba_cache.private import CompileResult, Environment, Pickler, RuntimeLinker, lookup_environment, types
 
 __all__ = ["exported", "imported", "unfit"]
 
@@ -57,9 +58,17 @@ def _number(symbol: str) -> int | None:
 
 
 def exported(args: Any, result: Any, seconds: float) -> bytes:
-    """Return a compile result as bytes, with its argument types and the seconds that it took."""
+    """Return a compile result as bytes, with its argument types and the seconds that it took.
+
+    Functions among the arguments are left out. Whoever imports it calls it with functions of the same keys.
+
+    Raises
+    ------
+    ValueError
+        If its types refer to another function.
+    """
     out = io.BytesIO()
-    _Pickler(out, protocol=4).dump((tuple(args), seconds, result._reduce()))
+    _Pickler(out, _passed(args)).dump((tuple(args), seconds, result._reduce()))
     return out.getvalue()
 
 
@@ -71,19 +80,52 @@ def imported(content: bytes, args: Any, target_context: Any) -> tuple[Any, float
     ValueError
         If it was compiled for other arguments.
     """
-    found, seconds, reduced = loads(content)
+    found, seconds, reduced = _Unpickler(io.BytesIO(content), _passed(args)).load()
     if found != tuple(args):
         raise ValueError(f"this was compiled for {found}, not for {args}")
     return CompileResult._rebuild(target_context, *reduced), seconds
 
 
+def _passed(args: Any) -> list[Any]:
+    """Return the types of the functions among some arguments, in order."""
+    out: list[Any] = []
+    for each in args:
+        if isinstance(each, types.Dispatcher):
+            out.append(each)
+        elif isinstance(each, types.BaseTuple):
+            out += _passed(each.types)
+        elif isinstance(each, types.Optional):
+            out += _passed([each.type])
+    return out
+
+
 class _Pickler(Pickler):  # type: ignore[misc]
-    """numba's, for environments whose module is nowhere."""
+    """numba's, for environments whose module is nowhere and for functions that are passed."""
+
+    def __init__(self, out: Any, passed: list[Any]) -> None:
+        super().__init__(out, protocol=4)
+        self.passed = passed
+
+    def persistent_id(self, value: Any) -> Any:
+        if not isinstance(value, types.Dispatcher):
+            return None
+        return self.passed.index(value)
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, Environment):
             return _environment, (value.globals.get("__name__"), list(value.consts), value.env_name)
         return super().reducer_override(value)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Puts the functions that are passed now in the places of those that were."""
+
+    def __init__(self, content: Any, passed: list[Any]) -> None:
+        super().__init__(content)
+        self.passed = passed
+
+    def persistent_load(self, place: Any) -> Any:
+        return self.passed[place]
 
 
 def _environment(module: str | None, constants: list[Any], name: str) -> Any:
@@ -102,4 +144,4 @@ def _scope(module: str | None) -> dict[str, Any]:
     try:
         return vars(import_module(module or ""))
     except (ImportError, ValueError):
-        return vars(python.ModuleType(module or "<dynamic>"))
+        return vars(ModuleType(module or "<dynamic>"))

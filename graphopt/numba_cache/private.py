@@ -46,7 +46,6 @@ __all__ = [
     "Signature",
     "UFuncDispatcher",
     "config",
-    "loads",
     "lookup_environment",
     "normalize_signature",
     "types",
@@ -74,7 +73,6 @@ RuntimeLinker: Any = codegen.RuntimeLinker
 Signature: Any = templates.Signature
 UFuncDispatcher: Any = ufuncbuilder.UFuncDispatcher
 config: Any = settings
-loads: Any = serialize.loads
 lookup_environment: Any = environment.lookup_environment
 normalize_signature: Any = sigutils.normalize_signature
 types: Any = numba_types

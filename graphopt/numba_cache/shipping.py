@@ -115,7 +115,6 @@ def _content(function: Any) -> str:
     """Return the key of a function's content, nothing if it has none or there is no cache here."""
     if not here.on:
         return ""
-    from graphopt.numba_cache.codes import Unkeyable
     from graphopt.numba_cache.content import ufunc_key
     from graphopt.numba_cache.hooks import named
 
@@ -123,7 +122,7 @@ def _content(function: Any) -> str:
         if hasattr(function, "_uuid"):
             return named(function)
         return ufunc_key(function, lambda nested: named(nested).encode(), here.options.salt)
-    except Unkeyable:
+    except Exception:  # Unkeyable, or values with ways of their own
         return ""
 
 
