@@ -235,6 +235,7 @@ class ObjectCache:
                 content = objects.exported(args, result, time.perf_counter() - self.start)
                 if here.collected is not None:
                     here.collected.append((self.name, content))
+                    here.objects.add(self.name, content)
                 if here.store is not None:
                     here.store.keep(self.name, content)
                 return
