@@ -47,6 +47,7 @@ bench: $(INSTALLED) ## run the benchmarks: ratios within one run, then timings t
 	$(VENV_PYTHON) bench/cluster.py
 	$(VENV_PYTHON) bench/metg.py
 	$(VENV_PYTHON) bench/chunks.py
+	$(VENV_PYTHON) bench/numba_cache.py
 	$(VENV_PYTHON) -m pytest bench --benchmark-only $(ARGS)
 
 conformance: $(INSTALLED) ## run dask's own array tests with graphopt, and list what fails only then

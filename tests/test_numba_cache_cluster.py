@@ -5,6 +5,7 @@ numba itself tells what it compiles. Nothing here measures time; ``bench/numba_c
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from conftest import QUIET
 from numba_seen import call, expected, gufunc, loss_and_derivative, on_loops, seen, total, typed, ufunc, watch
 
 from graphopt import numba_cache
+from graphopt.numba_cache.process import here
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -128,3 +130,65 @@ def test_prewarmed_ufuncs(fresh: distributed.Client) -> None:
         assert fresh.gather(futures) == [kind(1.0)(*args)] * 2
     counts = fresh.run(seen).values()
     assert {name: total(counts, name) for name in ("shifted", "summed", "moved")} == {"shifted": 1, "summed": 1, "moved": 1}
+
+
+def test_workers_of_another_processor_compile_for_themselves(fresh: distributed.Client) -> None:
+    cluster = fresh.cluster
+    spec = cluster.new_spec
+    cluster.worker_spec["generic"] = {**spec, "options": {**spec["options"], "env": {"NUMBA_CPU_NAME": "generic"}}}
+    cluster.sync(cluster._correct_state)
+    fresh.wait_for_workers(3, timeout=30)
+    numba_cache.install(fresh)
+    fresh.run(watch)
+    epoch, derivative = loss_and_derivative(2.0)
+    done = numba_cache.prewarm(fresh, epoch, DATA, derivative)
+    assert (done.workers, done.processors, done.functions) == (3, 2, 2)
+    assert sorted(each.get("epoch", 0) for each in fresh.run(seen).values()) == [0, 1, 1]
+    assert run(fresh) == {"epoch": 0, "derivative": 0}
+
+
+def test_by_dasks_configuration_alone(tmp_path: Path) -> None:
+    module = ["graphopt.numba_cache.preload"]
+    options = {
+        "distributed.worker.preload": module,
+        "distributed.client.preload": module,
+        "graphopt.numba-cache": {"store": str(tmp_path / "store"), "limit": "10 MB"},
+    }
+    with (
+        dask.config.set(options),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, **QUIET) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        assert run(client, 10) == {"epoch": 1, "derivative": 1}
+        told = numba_cache.info(client)
+        assert {each["state"] for each in told.workers.values()} == {"on"}
+        assert all(word in str(told) for word in ("compiled", "saved", "all", *told.workers))
+    assert not here.on
+
+
+def test_asynchronous_clients() -> None:
+    async def main() -> int:
+        async with (
+            distributed.LocalCluster(n_workers=1, processes=False, asynchronous=True, **QUIET) as cluster,
+            distributed.Client(cluster, asynchronous=True) as client,
+        ):
+            await numba_cache.install(client, warm=False)
+            epoch, derivative = loss_and_derivative(2.0)
+            value = await client.submit(call, epoch, DATA, derivative)
+            assert value == pytest.approx(expected(DATA, 2.0), rel=1e-12)
+            done = await numba_cache.prewarm(client, epoch, DATA, derivative)
+            assert done.workers == 1
+            told = await numba_cache.info(client)
+            await numba_cache.uninstall(client)
+            assert not here.on
+            return len(told.workers)
+
+    assert asyncio.run(main()) == 1
+
+
+def test_prewarm_says_what_is_missing(client: distributed.Client) -> None:
+    epoch, derivative = loss_and_derivative(2.0)
+    with pytest.raises(RuntimeError, match="install"):
+        numba_cache.prewarm(client, epoch, DATA, derivative)
+    with pytest.raises(TypeError, match="no option colour"):
+        numba_cache.install(client, colour="green")

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graphopt.numba_cache.plugin import install, uninstall
-    from graphopt.numba_cache.prewarming import prewarm
+    from graphopt.numba_cache.prewarming import Prewarmed, prewarm
     from graphopt.numba_cache.shipping import Shipped, ship
     from graphopt.numba_cache.table import Info, info
 
-__all__ = ["Info", "Shipped", "info", "install", "prewarm", "ship", "uninstall"]
+__all__ = ["Info", "Prewarmed", "Shipped", "info", "install", "prewarm", "ship", "uninstall"]
 
 #: Where each is. Modules have other names than what they offer: importing one would put it in the place of the other.
 _HOMES = {
     "Info": "table",
+    "Prewarmed": "prewarming",
     "Shipped": "shipping",
     "info": "table",
     "install": "plugin",

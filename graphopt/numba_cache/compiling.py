@@ -18,11 +18,19 @@ from typing import Any
 from graphopt.numba_cache import objects
 from graphopt.numba_cache.codes import Unkeyable, part
 from graphopt.numba_cache.content import Encoder, dispatcher_key
-from graphopt.numba_cache.private import COMPILER_LOCK, Dispatcher, NullCache, UFuncDispatcher, config, normalize_signature
+from graphopt.numba_cache.private import (
+    COMPILER_LOCK,
+    CPU_TARGET,
+    Dispatcher,
+    NullCache,
+    UFuncDispatcher,
+    config,
+    normalize_signature,
+)
 from graphopt.numba_cache.process import here
 from graphopt.numba_cache.signatures import canonical
 
-__all__ = ["LOADED", "compiled", "compiled_ufunc", "first_call", "seconds_of", "uncounted"]
+__all__ = ["LOADED", "compiled", "compiled_ufunc", "first_call", "processor", "seconds_of", "uncounted"]
 
 logger = logging.getLogger("graphopt")
 
@@ -147,10 +155,14 @@ def _nested(function: Any) -> bytes:
     return found.encode()
 
 
-def _settings() -> str:
-    """Return numba's settings: some change the code, and it is not for us to know which. They may change at any time."""
+def processor() -> str:
+    """Return what machine code is for: a processor, and numba's settings.
+
+    Some settings change the code, and it is not for us to know which. They may change at any time.
+    """
     told = {name: value for name, value in vars(config).items() if name.isupper() and name not in _ELSEWHERE}
-    return repr(sorted((name, value) for name, value in told.items() if isinstance(value, bool | int | float | str)))
+    settings = sorted((name, value) for name, value in told.items() if isinstance(value, bool | int | float | str))
+    return repr((CPU_TARGET.target_context.codegen().magic_tuple(), settings))
 
 
 class ObjectCache:
@@ -178,8 +190,7 @@ class ObjectCache:
                 raise settled
             what = settled.encode()
         kinds = [canonical(each, _nested) for each in (*args, *([] if returned is None else [returned]))]
-        machine = repr(function.targetdescr.target_context.codegen().magic_tuple())
-        about = [type(function).__qualname__.encode(), what, *kinds, machine.encode(), _settings().encode()]
+        about = [type(function).__qualname__.encode(), what, *kinds, processor().encode()]
         return hashlib.blake2b(b"".join(part("about", each) for each in about), digest_size=20).hexdigest()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:

@@ -10,7 +10,7 @@ import logging
 import threading
 import warnings
 
-from graphopt.numba_cache.process import Objects, Options, here
+from graphopt.numba_cache.process import Counts, Objects, Options, here
 from graphopt.types import GraphoptWarning
 
 __all__ = ["enter", "leave", "warm_up"]
@@ -31,6 +31,7 @@ def enter(holder: str, options: Options) -> str:
         before = here.options
         here.holders[holder] = here.options = options
         if first:
+            here.counts = Counts()
             here.failed = selftest.names()
             if here.failed:
                 _give_up(here.failed)
@@ -63,11 +64,14 @@ def leave(holder: str) -> None:
 
 
 def warm_up() -> None:
-    """Start numba's compiler in a thread of its own, and see there whether all works."""
+    """Start numba's compiler in a thread of its own, and see there whether all works.
+
+    It is waited for where Python ends: a compiler that is stopped in the middle may take the process down with it.
+    """
     global _WARMING
     with _LOCK:
         if _WARMING is None or not (_WARMING.is_alive() or _WARM.is_set()):
-            _WARMING = threading.Thread(target=_warm, name="graphopt-numba-warm-up", daemon=True)
+            _WARMING = threading.Thread(target=_warm, name="graphopt-numba-warm-up")
             _WARMING.start()
 
 

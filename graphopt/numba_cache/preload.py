@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["dask_setup"]
+__all__ = ["dask_setup", "dask_teardown"]
 
 
 async def dask_setup(node: Any) -> None:
@@ -19,3 +19,10 @@ async def dask_setup(node: Any) -> None:
     from graphopt.numba_cache import plugin
 
     await plugin.setup(node)
+
+
+async def dask_teardown(node: Any) -> None:
+    """Leave a client's process; a worker's plugin does so by itself."""
+    from graphopt.numba_cache.installing import leave
+
+    leave(f"client {node.id}")

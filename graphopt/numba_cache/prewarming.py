@@ -108,16 +108,12 @@ async def _prewarm(client: Any, function: Any, args: tuple[Any, ...]) -> Prewarm
 
 
 async def _processor() -> str:
-    """Return the kind of this worker's processor, in numba's words."""
+    """Return what machine code is for on this worker."""
     if not here.on:
         raise RuntimeError(f"prewarm: the cache is not installed on a worker: {here.failed or 'install it first'}")
-    return await asyncio.to_thread(_magic)
+    from graphopt.numba_cache.compiling import processor
 
-
-def _magic() -> str:
-    from graphopt.numba_cache.private import CPU_TARGET
-
-    return repr(CPU_TARGET.target_context.codegen().magic_tuple())
+    return await asyncio.to_thread(processor)
 
 
 async def _exported(payload: bytes) -> list[tuple[str, bytes]]:
