@@ -250,6 +250,17 @@ def test_typed_functions_arrive_typed(installed: None) -> None:
         function("text")
 
 
+def test_a_function_that_compiles_no_more_does_not_stop_its_equals(installed: None) -> None:
+    function, equal = scaled(2.0), scaled(2.0)
+    function(1)
+    open_still = cloudpickle.dumps(equal)
+    forget()
+    arrived = pickle.loads(open_still)
+    function.disable_compile()
+    pickle.loads(cloudpickle.dumps(function))
+    assert arrived(1.5) == 3.0
+
+
 def test_eight_threads_make_each_function_once(installed: None) -> None:
     data = [cloudpickle.dumps(scaled(float(i))) for i in range(20)]
     forget()

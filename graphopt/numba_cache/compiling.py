@@ -17,7 +17,7 @@ from typing import Any
 
 from graphopt.numba_cache import objects
 from graphopt.numba_cache.codes import Unkeyable, part
-from graphopt.numba_cache.content import Encoder, dispatcher_key
+from graphopt.numba_cache.content import Encoder, dispatcher_key, versions
 from graphopt.numba_cache.private import (
     COMPILER_LOCK,
     CPU_TARGET,
@@ -98,7 +98,9 @@ def compiled_ufunc(function: Any, sig: Any, flags: Any, locals: Any) -> Any:
         return _PLAIN_UFUNC(function, sig, flags, locals)
     with COMPILER_LOCK:
         before = function.cache
-        cache = function.cache = ObjectCache(function) if here.exchanges and type(before) is NullCache else before
+        cache = before
+        if here.exchanges and type(before) is NullCache and not locals:
+            cache = function.cache = ObjectCache(function, repr(sorted(map(repr, flags.values().items()))))
         start = time.perf_counter()
         try:
             result = _PLAIN_UFUNC(function, sig, flags, locals)
@@ -144,10 +146,8 @@ def _key(function: Any) -> str:
 
 def _nested(function: Any) -> bytes:
     """Return what stands for a function in machine code that calls it: what it is compiled from, or will be."""
-    if _SETTLING and function is _SETTLING[-1]:
-        return b"itself"
     if any(function is each for each in _SETTLING):
-        raise Unkeyable("two functions refer to each other")
+        raise Unkeyable("it calls itself, or another that calls it: numba resolves that by names within a process")
     known = vars(function).get(_SETTLED)
     found = settle(function) if known is None or not function.overloads else known
     if isinstance(found, Unkeyable):
@@ -170,8 +170,9 @@ class ObjectCache:
 
     cache_path = None
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Any, how: str = "") -> None:
         self.function = function
+        self.how = part("how", how.encode())  # what the compilation is told besides
         self.took: float | None = None  # the seconds that what was loaded had taken
         self.name: str | None = None
         self.lock: Any = None
@@ -183,7 +184,8 @@ class ObjectCache:
         function = self.function
         if isinstance(function, UFuncDispatcher):
             encode = Encoder(_nested, True)
-            what = encode.function(function.py_func) + encode.options(function) + here.options.salt.encode()
+            what = versions() + encode.function(function.py_func) + encode.options(function) + self.how
+            what += part("salt", here.options.salt.encode())
         else:
             settled = settle(function)
             if isinstance(settled, Unkeyable):

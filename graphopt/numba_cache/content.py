@@ -38,7 +38,7 @@ from graphopt.numba_cache.private import (
 )
 from graphopt.numba_cache.signatures import canonical
 
-__all__ = ["LARGE", "Encoder", "dispatcher_key", "frozen", "ufunc_key"]
+__all__ = ["LARGE", "Encoder", "dispatcher_key", "frozen", "ufunc_key", "versions"]
 
 #: Arrays of more bytes stay out of keys of machine code: numba does not put them there either.
 LARGE = 1 << 20
@@ -51,7 +51,8 @@ _KNOWN = frozenset({"numpy", "numba", "llvmlite", *sys.stdlib_module_names}) - {
 
 
 @functools.cache
-def _versions() -> bytes:
+def versions() -> bytes:
+    """Return what machine code and keys depend on anyway."""
     found = (_SCHEME, sys.version, numba.__version__, llvmlite.__version__, np.__version__, platform.machine())
     return part("versions", repr(found).encode())
 
@@ -82,7 +83,7 @@ def dispatcher_key(function: Any, py_func: FunctionType, nested: Callable[[Any],
     if function._compiler.pipeline_class is not Compiler:
         raise Unkeyable("it has a compiler pipeline of its own")
     encode = Encoder(nested, strict)
-    found = [_versions(), part("salt", salt.encode()), encode.function(py_func), encode.options(function)]
+    found = [versions(), part("salt", salt.encode()), encode.function(py_func), encode.options(function)]
     if not function._can_compile:
         found += [b"typed", *(encode(each.signature) for each in function.overloads.values())]
     return hashlib.blake2b(b"".join(found), digest_size=20).hexdigest()
@@ -90,7 +91,7 @@ def dispatcher_key(function: Any, py_func: FunctionType, nested: Callable[[Any],
 
 def ufunc_key(function: Any, nested: Callable[[Any], bytes], salt: str) -> str:
     """Return the content key of a function that `numba.vectorize` or `numba.guvectorize` made, signatures included."""
-    found = [_versions(), part("salt", salt.encode()), Encoder(nested, False).ufunc(function)]
+    found = [versions(), part("salt", salt.encode()), Encoder(nested, False).ufunc(function)]
     return hashlib.blake2b(b"".join(found), digest_size=20).hexdigest()
 
 

@@ -31,7 +31,7 @@ logger = logging.getLogger("graphopt")
 
 _LOCK = threading.RLock()  # never held while compiling
 _OWN = "_MemoMixin__uuid"
-_SNAPSHOT = "_graphopt_snapshot"
+_SNAPSHOT, _UNTYPED = "_graphopt_snapshot", "_graphopt_untyped"
 _IN_PROGRESS: list[Any] = []
 
 
@@ -106,23 +106,24 @@ def _rebuild(cls: Any, uuid: str, py_func: Any, locals: Any, targetoptions: Any,
             known = _MEMO.get(uuid)
             if known is None:
                 found = cls(py_func, locals, targetoptions)
+                vars(found)[_UNTYPED] = not can_compile
                 found._set_uuid(uuid)  # keeps it too
         if found is not None:
             here.counts.add(misses=1)
-            return found if found._can_compile == can_compile else _typed(found, can_compile, sigs)
+            return _typed(found, sigs) if vars(found)[_UNTYPED] else found
         found = known
     Memo._recent.append(found)
     here.counts.add(hits=1, saved=seconds_of(found))
-    return found if found._can_compile == can_compile else _typed(found, can_compile, sigs)
+    return _typed(found, sigs) if vars(found).get(_UNTYPED) else found
 
 
-def _typed(function: Any, can_compile: bool, sigs: Any) -> Any:
-    """Compile the signatures that a function came with, as numba does; who comes meanwhile waits here."""
+def _typed(function: Any, sigs: Any) -> Any:
+    """Compile the signatures that a function came with, and no others ever, as numba does; who comes meanwhile waits here."""
     with COMPILER_LOCK:
-        if function._can_compile:
+        if vars(function)[_UNTYPED]:
             for sig in sigs:
                 function.compile(sig)
-            function._can_compile = can_compile
+            function._can_compile = vars(function)[_UNTYPED] = False
     return function
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +20,9 @@ __all__ = ["NAME", "CachePlugin", "ObjectsPlugin", "configured", "install", "uni
 
 #: What all our plugins are called, or what their names start with.
 NAME = "graphopt-numba-cache"
+
+#: The clients for which the cache is in this process.
+_CLIENTS: dict[str, weakref.ref[Any]] = {}
 
 
 class CachePlugin(WorkerPlugin):
@@ -135,13 +139,25 @@ def uninstall(client: Any) -> Any:
     Parameters
     ----------
     client : distributed.Client
-        The one that `install` was called with, or another one of the cluster.
+        The one that `install` was called with. Another one of the cluster does for the workers; the process of the first
+        keeps what it has until that client is closed and `install` or `uninstall` is called there.
     """
     return client.sync(_uninstall, client)
 
 
+def _closed_clients_leave() -> None:
+    for holder, of in list(_CLIENTS.items()):
+        client = of()
+        if client is None or client.status == "closed":
+            _CLIENTS.pop(holder, None)
+            leave(holder)
+
+
 async def _install(client: Any, options: Options) -> None:
-    why = enter(f"client {client.id}", options)
+    _closed_clients_leave()
+    holder = f"client {client.id}"
+    _CLIENTS[holder] = weakref.ref(client)
+    why = enter(holder, options)
     if why:
         return
     await client.register_plugin(CachePlugin(options))
@@ -153,6 +169,8 @@ async def _install(client: Any, options: Options) -> None:
 async def _uninstall(client: Any) -> None:
     for name in await client.run_on_scheduler(_plugins):
         await client.unregister_worker_plugin(name)
+    _closed_clients_leave()
+    _CLIENTS.pop(f"client {client.id}", None)
     leave(f"client {client.id}")
 
 

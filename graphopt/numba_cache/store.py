@@ -161,6 +161,7 @@ class Lock:
             if self.held:
                 with contextlib.suppress(OSError):
                     self.path.unlink(missing_ok=True)
+                    fcntl.flock(self._handle, fcntl.LOCK_UN)  # a process that was forked meanwhile holds it as well
             os.close(self._handle)
             self._handle = -1
             self.held = False
