@@ -348,7 +348,8 @@ def test_the_self_test_passes_here() -> None:
     enter("test", Options())
     assert not selftest.round_trip()
     leave("test")
-    assert numba.__version__.startswith(selftest.TESTED)
+    assert not here.on
+    assert "0.68.1" in selftest.TESTED
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

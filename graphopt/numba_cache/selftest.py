@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["TESTED", "names", "round_trip"]
 
 #: Versions of numba that all tests were run with. Others are used if they pass this test.
-TESTED = ("0.68.1",)
+TESTED = ("0.62.1", "0.68.1")
 
 
 def names() -> str:
