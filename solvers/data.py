@@ -14,7 +14,7 @@ from dask.base import compute
 
 from solvers.families import Family
 
-__all__ = ["Data", "prepare"]
+__all__ = ["Data", "column", "is_sparse", "matrix", "prepare"]
 
 #: Fewer rows than this stay in one chunk: a second thread would have less to do than it takes to start it.
 _FEW = 20_000
@@ -40,6 +40,8 @@ class Data:
         The weighted mean of the labels.
     names : tuple of str, or None
         Of the features, if they have any.
+    local : tuple of (X, y, weights, offset), or None
+        The rows as they are in memory, if they came so and are few.
     """
 
     X: Any
@@ -50,6 +52,7 @@ class Data:
     total: float
     label: float
     names: tuple[str, ...] | None = None
+    local: tuple[Any, Any, Any, Any] | None = None
 
     @property
     def features(self) -> int:
@@ -87,11 +90,13 @@ def prepare(X: Any, y: Any, family: Family, *, weights: Any = None, offset: Any 
         If shapes do not fit, or labels or weights cannot be.
     """
     names = tuple(map(str, X.columns)) if hasattr(X, "columns") else None
-    X = _matrix(X)
+    few = not hasattr(X, "dask") and not hasattr(X, "to_dask_array")
+    X = matrix(X)
     rows = X.chunks[0]
-    y = _column("y", y, rows)
-    weights = None if weights is None else _column("weights", weights, rows)
-    offset = None if offset is None else _column("offset", offset, rows)
+    few = few and len(rows) == 1 and sum(rows) <= _FEW
+    y = column("y", y, rows)
+    weights = None if weights is None else column("weights", weights, rows)
+    offset = None if offset is None else column("offset", offset, rows)
     if not sum(rows):
         raise ValueError("X has no rows.")
     if not X.shape[1]:
@@ -107,13 +112,14 @@ def prepare(X: Any, y: Any, family: Family, *, weights: Any = None, offset: Any 
     if negative or not np.isfinite(total):
         raise ValueError("weights: must be finite numbers of at least 0.")
     if total <= 0:
-        raise ValueError("weights: all are 0.")
+        raise ValueError("weights: all are zero.")
     if any(odd):
         raise ValueError(f"offset: {odd[0]} of {sum(rows)} are not finite.")
-    return Data(X, y, weights, offset, sum(rows), float(total), float(sum_y / total), names)
+    local = compute(X, y, weights, offset, scheduler="sync") if few else None
+    return Data(X, y, weights, offset, sum(rows), float(total), float(sum_y / total), names, local)
 
 
-def _matrix(X: Any) -> Any:
+def matrix(X: Any) -> Any:
     """Return rows by features, as a dask array whose chunks hold whole rows."""
     if hasattr(X, "to_dask_array"):  # a dask dataframe
         X = X.to_dask_array(lengths=True)
@@ -134,7 +140,7 @@ def _matrix(X: Any) -> Any:
     return X
 
 
-def _column(name: str, value: Any, rows: tuple[int, ...]) -> Any:
+def column(name: str, value: Any, rows: tuple[int, ...]) -> Any:
     """Return a number for each row, in the same chunks as the rows."""
     if hasattr(value, "to_dask_array"):
         value = value.to_dask_array(lengths=True)

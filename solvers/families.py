@@ -61,6 +61,10 @@ class Family(ABC):
         """Return the linear predictor of a mean."""
         return mean
 
+    def saturated(self, y: Any) -> Any:
+        """Return the least loss there is for each label; what a loss is above it is half its deviance."""
+        return 0.0
+
     def wrong(self, y: Any) -> Any:
         """Say of each label whether it is none of this family."""
         return ~np.isfinite(y)
@@ -134,6 +138,9 @@ class Poisson(Family):
     def link(self, mean: float) -> float:
         return math.log(mean) if mean > 0.0 else 0.0
 
+    def saturated(self, y: Any) -> Any:
+        return y - y * np.log(np.maximum(y, 1e-300))
+
     def wrong(self, y: Any) -> Any:
         return ~((y >= 0) & np.isfinite(y))
 
@@ -159,6 +166,9 @@ class Gamma(Family):
 
     def link(self, mean: float) -> float:
         return math.log(mean) if mean > 0.0 else 0.0
+
+    def saturated(self, y: Any) -> Any:
+        return 1.0 + np.log(y)
 
     def wrong(self, y: Any) -> Any:
         return ~((y > 0) & np.isfinite(y))

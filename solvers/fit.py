@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 
 from solvers.bfgs import BFGS, LBFGS
-from solvers.data import prepare
+from solvers.data import Data, prepare
 from solvers.families import Family, Normal, family_of
 from solvers.gradient import GradientDescent
 from solvers.iterate import Method, minimise
+from solvers.multinomial import Multinomial, MultinomialObjective
 from solvers.newton import Newton, ProximalNewton
 from solvers.objective import Objective
 from solvers.penalties import Penalty, Unpenalised
 from solvers.proximal import Proximal
 from solvers.result import Point, Result
+from solvers.scaled import ScaledHuber, ScaledObjective
 
-__all__ = ["SOLVERS", "fit"]
+__all__ = ["OBJECTIVES", "SOLVERS", "fit", "objective_of", "solve"]
 
 #: The solvers that go by a name.
 SOLVERS: dict[str, Method] = {
@@ -30,6 +32,9 @@ SOLVERS: dict[str, Method] = {
     "bfgs": BFGS(),
     "lbfgs": LBFGS(),
 }
+
+#: The objectives of families that need one of their own.
+OBJECTIVES: dict[type[Family], type[Objective]] = {Multinomial: MultinomialObjective, ScaledHuber: ScaledObjective}
 
 #: Up to so many features a Hessian costs a few passes over the data at most; and up to so many it is worth its memory.
 _FEW, _SOME = 64, 2_000
@@ -103,9 +108,28 @@ def fit(
     ('converged', [1.0, -2.0, 0.5], 3.0)
     """
     kind = family_of(family)
-    objective = Objective(
-        prepare(X, y, kind, weights=weights, offset=offset), kind, penalty or Unpenalised(), intercept=intercept
-    )
+    data = prepare(X, y, kind, weights=weights, offset=offset)
+    objective = objective_of(data, kind, penalty or Unpenalised(), intercept=intercept)
+    return solve(objective, solver, start=start, tol=tol, max_iter=max_iter, callback=callback, progress=progress)
+
+
+def objective_of(data: Data, family: Family, penalty: Penalty, *, intercept: bool = True) -> Objective:
+    """Return the objective of a family: most have one number for each row, some have more to look for."""
+    kind = OBJECTIVES.get(type(family), Objective)
+    return kind(data, family, penalty, intercept=intercept)
+
+
+def solve(
+    objective: Objective,
+    solver: str | Method = "auto",
+    *,
+    start: Any = None,
+    tol: float = 1e-6,
+    max_iter: int = 200,
+    callback: Callable[[Point, np.ndarray], Any] | None = None,
+    progress: bool = False,
+) -> Result:
+    """Minimise an objective, as `fit` does once it has put one together."""
     method, why = _chosen(solver, objective)
     with _shown(progress, max_iter, callback) as told:
         return minimise(method, objective, start, tol=tol, max_iter=max_iter, callback=told, why=why)
@@ -119,18 +143,18 @@ def _chosen(solver: str | Method, objective: Objective) -> tuple[Method, str]:
         if solver not in SOLVERS:
             raise ValueError(f"There is no solver {solver!r}: give auto, {', '.join(SOLVERS)}, or a method.")
         return SOLVERS[solver], ""
-    features, penalty = objective.data.features, objective.penalty
+    size, penalty = objective.size, objective.penalty
     if not penalty.separable:
         return Proximal(), "the penalty ties coefficients together"
     if not penalty.smooth:
-        if features > _SOME:
-            return Proximal(), f"{features} features are too many for a Hessian"
+        if size > _SOME:
+            return Proximal(), f"{size} coefficients are too many for a Hessian"
         return ProximalNewton(), "the penalty is not smooth"
-    if isinstance(objective.family, Normal) and features <= _SOME:
+    if isinstance(objective.family, Normal) and size <= _SOME:
         return Newton(), "least squares takes one step"
-    if features > _FEW:
-        return LBFGS(), f"a Hessian of {features} features costs more than it saves"
-    return Newton(), "there are few features"
+    if size > _FEW:
+        return LBFGS(), f"a Hessian of {size} coefficients costs more than it saves"
+    return Newton(), "there are few coefficients"
 
 
 @contextlib.contextmanager

@@ -102,7 +102,7 @@ def minimise(
     status = run.go(beta)
     coef, intercept = objective.split(run.best.beta)
     return Result(
-        coef.copy(),
+        np.array(coef),
         intercept,
         status,
         run.point.objective,
@@ -112,6 +112,7 @@ def minimise(
         time.perf_counter() - run.begun,
         f"{method.name}{f' ({why})' if why else ''}",
         tuple(run.trace),
+        run.best.beta.copy(),
     )
 
 

@@ -18,6 +18,9 @@ __all__ = ["Newton", "ProximalNewton"]
 #: How much of the promised decrease is asked for, and how often a step is halved at most.
 _DECREASE, _HALVED = 1e-4, 30
 
+#: Pivots and eigenvalues below this, relative to the largest and for each row of a Hessian, are rounding.
+_SINGULAR = 4e-15
+
 #: Differences of values that are rounding, relative to the value.
 _ROUNDING = 4e-15
 
@@ -38,7 +41,7 @@ class Newton:
 
     def step(self, objective: Objective, state: State) -> State | None:
         assert state.at.hessian is not None
-        direction = -_solved(state.at.hessian, state.at.gradient)
+        direction = -_solved(state.at.hessian, state.at.gradient, objective.penalised)
         return _damped(objective, state, direction, float(direction @ state.at.gradient))
 
 
@@ -100,23 +103,39 @@ class ProximalNewton:
 
     @staticmethod
     def _prox_of(objective: Objective, z: float, j: int, step: float) -> float:
-        if objective.intercept and j == objective.size - 1:
+        if j >= objective.penalised:
             return z
         return float(objective.penalty.prox(np.array([z]), step)[0])
 
 
-def _solved(hessian: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """Return the inverse of the Hessian times the gradient; with a little ridge where it is singular."""
-    size = float(np.trace(hessian)) / len(hessian) or 1.0
-    for ridge in (0.0, 1e-12, 1e-8, 1e-4):
-        try:
-            factor = scipy.linalg.cho_factor(hessian + ridge * size * np.eye(len(hessian)), check_finite=False)
-        except np.linalg.LinAlgError:
-            continue
-        found: np.ndarray = scipy.linalg.cho_solve(factor, gradient, check_finite=False)
-        if np.isfinite(found).all() and found @ gradient > 0:
-            return found
-    along: np.ndarray = gradient / size
+def _solved(hessian: np.ndarray, gradient: np.ndarray, penalised: int) -> np.ndarray:
+    """Return the inverse of the Hessian times the gradient; where it is singular, that with the shortest coefficients.
+
+    Shortest is meant of the coefficients, the first ``penalised``, once the others are at their best for them: so that least
+    squares of more features than rows has the answer that is expected, of which the intercept is no part.
+    """
+    try:
+        factor = scipy.linalg.cholesky(hessian, lower=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        return _shortest(hessian, gradient, penalised)
+    pivots = np.diag(factor) / np.sqrt(np.diag(hessian))  # of the scaled Hessian: units of features are no matter
+    if pivots.min() ** 2 < _SINGULAR * len(hessian):
+        return _shortest(hessian, gradient, penalised)
+    return np.asarray(scipy.linalg.cho_solve((factor, True), gradient, check_finite=False))
+
+
+def _shortest(hessian: np.ndarray, gradient: np.ndarray, penalised: int) -> np.ndarray:
+    first, last = slice(penalised), slice(penalised, None)
+    inner = scipy.linalg.pinvh(hessian[last, last], check_finite=False)
+    across = hessian[first, last] @ inner
+    schur = hessian[first, first] - across @ hessian[last, first]
+    w = scipy.linalg.pinvh(schur, rtol=_SINGULAR * len(hessian), check_finite=False) @ (
+        gradient[first] - across @ gradient[last]
+    )
+    found = np.concatenate([w, inner @ (gradient[last] - hessian[last, first] @ w)])
+    if np.isfinite(found).all() and found @ gradient > 0:
+        return found
+    along: np.ndarray = gradient / (float(np.trace(hessian)) / len(hessian) or 1.0)
     return along
 
 
@@ -137,5 +156,5 @@ def _damped(objective: Objective, state: State, direction: np.ndarray, promised:
         if near:  # rounding hides the decrease: go on as long as the certificate does
             better = np.abs(objective.residual(beta, at.gradient)).max() < certificate
             return State(beta, at) if better else None
-        step *= 0.5
+        step *= 0.5 if np.isfinite(now) else 0.1
     return None

@@ -6,7 +6,8 @@
 
 A pass is written in plain dask.array and compiled by graphopt: where chunks are dense it becomes one loop that reads each row
 once; chunks of CSR are multiplied by SciPy, and by a kernel of ours for the Hessian. It runs where the data is, on threads or
-on the workers of a cluster.
+on the workers of a cluster. On a few rows in memory the same functions are NumPy, for compiling takes seconds and such a
+pass less than a millisecond.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ import dask.array as da
 import numpy as np
 
 import graphopt as go
-from solvers.data import Data
+from solvers.data import Data, is_sparse
 from solvers.families import Family
 from solvers.kernels import product, square, transposed
 from solvers.penalties import Penalty
 
-__all__ = ["Evaluation", "Objective"]
+__all__ = ["Evaluation", "Objective", "back", "evaluated", "gram", "times"]
 
 #: What kernels return: dask would ask them otherwise.
 _ARRAY: dict[str, Any] = {"dtype": float, "meta": np.empty(0)}
@@ -68,7 +69,12 @@ class Objective:
     @property
     def size(self) -> int:
         """How many numbers are looked for."""
-        return self.data.features + self.intercept
+        return self.penalised + self.intercept
+
+    @property
+    def penalised(self) -> int:
+        """How many of them are coefficients, which the penalty is of; they come first."""
+        return self.data.features
 
     def start(self) -> np.ndarray:
         """Return the best constant prediction: no coefficients, and the intercept that goes with the mean label."""
@@ -77,7 +83,7 @@ class Objective:
             beta[-1] = self.family.link(self.data.label)
         return self.prox(beta, 1.0)
 
-    def split(self, beta: np.ndarray) -> tuple[np.ndarray, float]:
+    def split(self, beta: np.ndarray) -> tuple[np.ndarray, Any]:
         """Return coefficients and intercept."""
         return (beta[:-1], float(beta[-1])) if self.intercept else (beta, 0.0)
 
@@ -91,103 +97,128 @@ class Objective:
         """
         w, b = self.split(beta)
         self.passes += 1
-        data = self.data
-        run = (_curved if hessian else _sloped)(self.family, data.sparse, data.weights is not None, data.offset is not None)
-        rows = [part for part in (data.weights, data.offset) if part is not None]
-        loss, slope, level, *curved = run(data.X, data.y, *rows, w, b)
-        ridge, total = self.penalty.ridge, data.total
-        gradient = np.append(slope / total + ridge * w, level / total) if self.intercept else slope / total + ridge * w
+        loss, slope, level, *curved = evaluated(_curve if hessian else _slope, self.data, self.family, w, b)
+        gradient = np.append(slope, level) if self.intercept else slope
+        return self._whole(beta, loss, gradient, self._hessian(*curved) if curved else None)
+
+    def _hessian(self, square: np.ndarray, cross: np.ndarray, corner: float) -> np.ndarray:
+        if not self.intercept:
+            return np.array(square, float)
+        return np.block([[square, cross[:, None]], [cross[None], np.array([[corner]])]])
+
+    def _whole(self, beta: np.ndarray, loss: float, gradient: np.ndarray, hessian: np.ndarray | None) -> Evaluation:
+        """Make means of sums over rows, and add the ridge."""
+        total, ridge, w = self.data.total, self.penalty.ridge, beta[: self.penalised]
         value = float(loss) / total + 0.5 * ridge * float(w @ w)
         if not np.isfinite(value) and not self._is_finite():
             raise ValueError("X holds NaN or infinite numbers.")
-        return Evaluation(value, np.asarray(gradient, float), self._hessian(*curved) if curved else None)
-
-    def _hessian(self, around: np.ndarray, cross: np.ndarray, corner: float) -> np.ndarray:
-        count = self.data.features
-        found = np.empty((self.size, self.size))
-        found[:count, :count] = around
-        if self.intercept:
-            found[:count, -1] = found[-1, :count] = cross
-            found[-1, -1] = corner
-        found /= self.data.total
-        found[range(count), range(count)] += self.penalty.ridge
-        return found
+        gradient = np.asarray(gradient, float) / total
+        gradient[: self.penalised] += ridge * w
+        if hessian is not None:
+            hessian = hessian / total
+            hessian[range(self.penalised), range(self.penalised)] += ridge
+        return Evaluation(value, gradient, hessian)
 
     def nonsmooth(self, beta: np.ndarray) -> float:
         """Return what the penalty adds that is not smooth."""
-        return self.penalty.value(self.split(beta)[0])
+        return self.penalty.value(beta[: self.penalised])
 
     def prox(self, beta: np.ndarray, step: float) -> np.ndarray:
         """Return the proximal operator of what is not smooth; the intercept is as it is."""
-        if not self.intercept:
-            return self.penalty.prox(beta, step)
-        return np.append(self.penalty.prox(beta[:-1], step), beta[-1])
+        count = self.penalised
+        return np.append(self.penalty.prox(beta[:count], step), beta[count:])
 
     def residual(self, beta: np.ndarray, gradient: np.ndarray) -> np.ndarray:
         """Return the proximal gradient for a step of 1: zero at an optimum, and nowhere else."""
         return gradient if self.penalty.smooth else beta - self.prox(beta - gradient, 1.0)
 
     def _is_finite(self) -> bool:
-        def ends(block: Any) -> np.ndarray:
+        def ends(block: Any) -> Any:
             held = block.data if hasattr(block, "tocsr") else block
             return np.array([[np.isfinite(held).all()]])
 
         return bool(self.data.X.map_blocks(ends, chunks=(1, 1), dtype=bool, meta=np.empty((0, 0), bool)).all().compute())
 
 
-@functools.lru_cache(maxsize=64)
-def _sloped(family: Family, sparse: bool, weighted: bool, shifted: bool) -> Callable[..., Any]:
-    """Return the compiled pass that gives loss and gradient."""
+def evaluated(body: Callable[..., Any], data: Data, family: Family, *small: Any) -> Any:
+    """Evaluate a pass: compiled over chunks, or as it is on what is in memory and small.
 
-    def slope(X: Any, y: Any, *rest: Any) -> Any:
-        eta, weigh = _eta(X, sparse, weighted, shifted, rest)
-        r = weigh(family.first(eta, y))
-        return weigh(family.losses(eta, y)).sum(), _transposed(X, r, sparse), r.sum()
-
-    return _compiled(slope, weighted, shifted)
-
-
-@functools.lru_cache(maxsize=64)
-def _curved(family: Family, sparse: bool, weighted: bool, shifted: bool) -> Callable[..., Any]:
-    """Return the compiled pass that gives loss, gradient and Hessian."""
-
-    def curve(X: Any, y: Any, *rest: Any) -> Any:
-        eta, weigh = _eta(X, sparse, weighted, shifted, rest)
-        r, h = weigh(family.first(eta, y)), weigh(family.second(eta, y))
-        if sparse:
-            around, cross = _gram(X, h), _transposed(X, h, sparse)
-        else:
-            scaled = X * h[:, None]
-            around, cross = X.T.dot(scaled), scaled.sum(axis=0)
-        return weigh(family.losses(eta, y)).sum(), _transposed(X, r, sparse), r.sum(), around, cross, h.sum()
-
-    return _compiled(curve, weighted, shifted)
+    Parameters
+    ----------
+    body
+        A function of the family, rows and labels, weights and offset or None, and the small arguments, in array functions.
+    data, family, small
+        What to call it with.
+    """
+    if data.local is not None:
+        with np.errstate(over="ignore", invalid="ignore"):  # a step may go too far; the solver sees that from the value
+            return body(family, *data.local, *small)
+    rows = [part for part in (data.weights, data.offset) if part is not None]
+    return compiled(body, family, data.weights is not None, data.offset is not None)(data.X, data.y, *rows, *small)
 
 
-def _compiled(function: Callable[..., Any], weighted: bool, shifted: bool) -> Callable[..., Any]:
-    """Compile a pass with as many arguments as it has."""
-    if weighted and shifted:
-        return go.compile(lambda X, y, s, o, w, b: function(X, y, s, o, w, b))  # type: ignore[no-any-return]
-    if weighted or shifted:
-        return go.compile(lambda X, y, s, w, b: function(X, y, s, w, b))  # type: ignore[no-any-return]
-    return go.compile(lambda X, y, w, b: function(X, y, w, b))  # type: ignore[no-any-return]
+@functools.lru_cache(maxsize=256)
+def compiled(body: Callable[..., Any], family: Family, weighted: bool, shifted: bool) -> Any:
+    """Return a pass, compiled for data with or without weights and offset."""
+
+    def run(X: Any, y: Any, *rest: Any) -> Any:
+        weights = rest[0] if weighted else None
+        offset = rest[weighted] if shifted else None
+        return body(family, X, y, weights, offset, *rest[weighted + shifted :])
+
+    return go.compile(run)
 
 
-def _eta(X: Any, sparse: bool, weighted: bool, shifted: bool, rest: tuple[Any, ...]) -> tuple[Any, Callable[[Any], Any]]:
-    """Return the linear predictor, and what multiplies numbers of rows by the weights of those."""
-    *rows, w, b = rest
-    eta = (X.map_blocks(product, w, drop_axis=1, **_ARRAY) if sparse else X.dot(w)) + b
-    if shifted:
-        eta = eta + rows[-1]
-    return eta, (lambda values: values * rows[0]) if weighted else lambda values: values
+def _slope(family: Family, X: Any, y: Any, weights: Any, offset: Any, w: Any, b: Any) -> Any:
+    """Loss and gradient."""
+    eta = _eta(X, offset, w, b)
+    r = _weighed(family.first(eta, y), weights)
+    return _weighed(family.losses(eta, y), weights).sum(), back(X, r), r.sum()
 
 
-def _transposed(X: Any, r: Any, sparse: bool) -> Any:
-    if not sparse:
+def _curve(family: Family, X: Any, y: Any, weights: Any, offset: Any, w: Any, b: Any) -> Any:
+    """Loss, gradient and Hessian."""
+    eta = _eta(X, offset, w, b)
+    r, h = _weighed(family.first(eta, y), weights), _weighed(family.second(eta, y), weights)
+    return _weighed(family.losses(eta, y), weights).sum(), back(X, r), r.sum(), *gram(X, h), h.sum()
+
+
+def _eta(X: Any, offset: Any, w: Any, b: Any) -> Any:
+    """Return the linear predictor."""
+    eta = times(X, w) + b
+    return eta if offset is None else eta + offset
+
+
+def _weighed(values: Any, weights: Any) -> Any:
+    return values if weights is None else values * weights
+
+
+# -- products, of NumPy, dask, SciPy and dask of SciPy ------------------------------------------------------------------
+
+
+def times(X: Any, w: Any) -> Any:
+    """Return X w."""
+    if not is_sparse(X):
+        return X.dot(w)
+    return X.map_blocks(product, w, drop_axis=1, **_ARRAY) if isinstance(X, da.Array) else product(X, w)
+
+
+def back(X: Any, r: Any) -> Any:
+    """Return Xᵀ r."""
+    if not is_sparse(X):
         return X.T.dot(r)
+    if not isinstance(X, da.Array):
+        return transposed(X, r)[0]
     return da.blockwise(transposed, "ij", X, "ij", r, "i", adjust_chunks={"i": 1}, **_ARRAY).sum(axis=0)
 
 
-def _gram(X: Any, h: Any) -> Any:
+def gram(X: Any, h: Any) -> tuple[Any, Any]:
+    """Return Xᵀ diag(h) X and Xᵀ h."""
+    if not is_sparse(X):
+        scaled = X * h[:, None]
+        return X.T.dot(scaled), scaled.sum(axis=0)
+    if not isinstance(X, da.Array):
+        return square(X, h)[0], back(X, h)
     new = {"k": X.shape[1]}
-    return da.blockwise(square, "ijk", X, "ij", h, "i", new_axes=new, adjust_chunks={"i": 1}, **_ARRAY).sum(axis=0)
+    squares = da.blockwise(square, "ijk", X, "ij", h, "i", new_axes=new, adjust_chunks={"i": 1}, **_ARRAY)
+    return squares.sum(axis=0), back(X, h)

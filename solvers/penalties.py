@@ -92,10 +92,19 @@ class L1(Penalty):
 
 @dataclass(frozen=True)
 class ElasticNet(Penalty):
-    """``strength`` times a mixture of the two: ``ratio`` of the lasso, the rest of ridge."""
+    """``strength`` times a mixture of the two: ``ratio`` of the lasso, the rest of ridge.
+
+    Attributes
+    ----------
+    strength, ratio : float
+        How much of it, and how much of that is the lasso's.
+    positive : bool
+        Whether coefficients are at least 0 besides.
+    """
 
     strength: float
     ratio: float = 0.5
+    positive: bool = False
 
     def __post_init__(self) -> None:
         _at_least_zero("ElasticNet", strength=self.strength)
@@ -108,13 +117,16 @@ class ElasticNet(Penalty):
 
     @property
     def smooth(self) -> bool:
-        return self.strength * self.ratio == 0
+        return self.strength * self.ratio == 0 and not self.positive
 
     def value(self, w: np.ndarray) -> float:
+        if self.positive and (w < 0).any():
+            return math.inf
         return self.strength * self.ratio * float(np.abs(w).sum())
 
     def prox(self, z: np.ndarray, step: float) -> np.ndarray:
-        return _shrunk(z, step * self.strength * self.ratio)
+        by = step * self.strength * self.ratio
+        return np.maximum(z - by, 0.0) if self.positive else _shrunk(z, by)
 
 
 @dataclass(frozen=True)

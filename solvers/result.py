@@ -72,9 +72,9 @@ class Result:
     Attributes
     ----------
     coef : numpy.ndarray
-        One for each feature.
-    intercept : float
-        0 if there is none.
+        One for each feature; a row of them for each class where there are several.
+    intercept : float or numpy.ndarray
+        0 if there is none; one for each class where there are several.
     status : Status
         How it ended.
     objective : float
@@ -89,10 +89,12 @@ class Result:
         What solved it, and why that.
     trace : tuple of Point
         One for each iteration, the start first.
+    beta : numpy.ndarray
+        All that was looked for as one vector: give it as ``start`` to go on from here.
     """
 
     coef: np.ndarray
-    intercept: float
+    intercept: Any
     status: Status
     objective: float
     certificate: float
@@ -101,6 +103,7 @@ class Result:
     seconds: float
     method: str
     trace: Sequence[Point] = field(default=(), repr=False)
+    beta: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
 
     @property
     def ok(self) -> bool:
@@ -147,7 +150,11 @@ class Result:
                 f"  objective    {self.objective:.10g}",
                 f"  certificate  {self.certificate:.2g}",
                 f"  iterations   {self.iterations} ({self.passes} passes over the data, {self.seconds:.3g} s)",
-                f"  coefficients {np.array2string(self.coef, precision=4, threshold=8)}, intercept {self.intercept:.4g}",
+                f"  coefficients {_short(self.coef)}, intercept {_short(self.intercept)}",
                 *([] if self.ok else [f"  {self.status.advice}"]),
             ]
         )
+
+
+def _short(numbers: Any) -> str:
+    return np.array2string(np.asarray(numbers), precision=4, threshold=8).replace("\n", "")

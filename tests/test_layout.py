@@ -83,6 +83,8 @@ FLOORS = {
         "kernels": 2,
         "objective": 3,
         "iterate": 4,
+        "multinomial": 4,
+        "scaled": 4,
         "gradient": 5,
         "proximal": 5,
         "newton": 5,

@@ -1,0 +1,174 @@
+"""Multinomial: several classes, each with coefficients and an intercept of its own, as in scikit-learn.
+
+::
+
+    eta = X Wᵀ + b,  a column for each class          loss = log Σ exp(eta) - eta of the row's class
+
+All classes are treated alike, so adding one vector to the coefficients of all changes no loss. A penalty settles the
+coefficients; intercepts (and coefficients, where there is none) are those whose sum over the classes is 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import scipy.sparse
+
+from solvers.data import Data, is_sparse
+from solvers.families import Family
+from solvers.objective import Evaluation, Objective, evaluated
+from solvers.penalties import Penalty
+
+__all__ = ["Multinomial", "MultinomialObjective"]
+
+
+@dataclass(frozen=True)
+class Multinomial(Family):
+    """Several classes, labelled from 0; the linear predictor has a column for each.
+
+    Attributes
+    ----------
+    classes : int
+        How many there are.
+    """
+
+    classes: int
+    name = "multinomial"
+    labels = "whole numbers of classes"
+    bound = 0.5
+
+    def losses(self, eta: Any, y: Any) -> Any:
+        top = eta.max(axis=1)
+        return np.log(np.exp(eta - top[:, None]).sum(axis=1)) + top - (self._own(y) * eta).sum(axis=1)
+
+    def first(self, eta: Any, y: Any) -> Any:
+        return self.mean(eta) - self._own(y)
+
+    def second(self, eta: Any, y: Any) -> Any:
+        """Return the diagonal of the second derivative."""
+        p = self.mean(eta)
+        return p * (1.0 - p)
+
+    def mean(self, eta: Any) -> Any:
+        e = np.exp(eta - eta.max(axis=1)[:, None])
+        return e / e.sum(axis=1)[:, None]
+
+    def wrong(self, y: Any) -> Any:
+        return ~((y >= 0) & (y < self.classes) & (y == np.floor(y)))
+
+    def _own(self, y: Any) -> Any:
+        return (y[:, None] == np.arange(self.classes)) * 1.0
+
+
+class MultinomialObjective(Objective):
+    """The objective of `Multinomial`: its vector is the coefficients, class by class, and then the intercepts."""
+
+    family: Multinomial
+
+    def __init__(self, data: Data, family: Family, penalty: Penalty, *, intercept: bool = True) -> None:
+        if data.offset is not None:
+            raise ValueError("offset: one number for each row changes nothing where there are several classes.")
+        super().__init__(data, family, penalty, intercept=intercept)
+
+    @property
+    def size(self) -> int:
+        return self.penalised + self.intercept * self.family.classes
+
+    @property
+    def penalised(self) -> int:
+        return self.data.features * self.family.classes
+
+    def start(self) -> np.ndarray:
+        return self.prox(np.zeros(self.size), 1.0)
+
+    def split(self, beta: np.ndarray) -> tuple[np.ndarray, Any]:
+        """Return coefficients, a row for each class, and intercepts."""
+        w = beta[: self.penalised].reshape(self.family.classes, -1)
+        return w, np.array(beta[self.penalised :]) if self.intercept else np.zeros(len(w))
+
+    def __call__(self, beta: np.ndarray, *, hessian: bool = False) -> Evaluation:
+        w, b = self.split(beta)
+        self.passes += 1
+        loss, slope, level, *curved = evaluated(_curve if hessian else _slope, self.data, self.family, w, b)
+        gradient = np.concatenate([slope.ravel(), level]) if self.intercept else slope.ravel()
+        return self._whole(beta, loss, gradient, self._hessian(*curved) if curved else None)
+
+    def _hessian(self, square: Any) -> np.ndarray:  # type: ignore[override]
+        """Put in order, and give curvature to the directions that change no loss: then a step has no part in them.
+
+        Without a penalty on them, Cholesky would divide rounding by rounding there. The gradient has no part in them, and
+        neither have the steps, whatever curvature they are given.
+        """
+        count, classes = self.data.features, self.family.classes
+        found = square.reshape(classes, count + 1, classes, count + 1).copy()
+        size = np.einsum("kjkj->j", found) / classes  # of the same size as the others
+        free = range(count + 1) if self.penalty.ridge == 0 and self.penalty.smooth else [count]
+        for j in free:
+            found[:, j, :, j] += size[j] / classes
+        coefs = found[:, :count, :, :count].reshape(self.penalised, self.penalised)
+        if not self.intercept:
+            return np.asarray(coefs)
+        cross = found[:, :count, :, count].reshape(self.penalised, classes)
+        return np.block([[coefs, cross], [cross.T, found[:, count, :, count]]])
+
+
+def _slope(family: Multinomial, X: Any, y: Any, weights: Any, offset: Any, w: Any, b: Any) -> Any:
+    """Loss and gradient."""
+    if is_sparse(X):
+        found = _by_blocks(family, X, y, weights, w, b, hessian=False)
+        return found[0], found[1 : 1 + X.shape[1] * family.classes], found[1 + X.shape[1] * family.classes :]
+    eta = X.dot(w.T) + b
+    losses, r = family.losses(eta, y), family.first(eta, y)
+    if weights is not None:
+        losses, r = losses * weights, r * weights[:, None]
+    return losses.sum(), X.T.dot(r).T, r.sum(axis=0)
+
+
+def _curve(family: Multinomial, X: Any, y: Any, weights: Any, offset: Any, w: Any, b: Any) -> Any:
+    """Loss, gradient and Hessian."""
+    found = _by_blocks(family, X, y, weights, w, b, hessian=True)
+    first = 1 + X.shape[1] * family.classes
+    second = first + family.classes
+    return found[0], found[1:first], found[first:second], found[second:]
+
+
+def _by_blocks(family: Multinomial, X: Any, y: Any, weights: Any, w: Any, b: Any, *, hessian: bool) -> Any:
+    """Return all sums over rows in one vector, each chunk's by NumPy and SciPy: a Hessian is a product for each two classes."""
+    rows = [y[:, None]] if weights is None else [y[:, None], weights[:, None]]
+    if not isinstance(X, da.Array):
+        return _sums(X, *rows, w, b, family=family, hessian=hessian)[0]
+    size = (X.shape[1] + 1) * family.classes
+    chunks = ((1,) * X.numblocks[0], (1 + size + hessian * size * size,))
+    options: Any = {"family": family, "hessian": hessian, "chunks": chunks, "dtype": float, "meta": np.empty((0, 0))}
+    return da.map_blocks(_sums, X, *rows, w, b, **options).sum(axis=0)
+
+
+def _sums(block: Any, y: Any, *rest: Any, family: Multinomial, hessian: bool) -> np.ndarray:
+    *weights, w, b = rest
+    s = weights[0] if weights else 1.0
+    eta = np.asarray(block @ w.T) + b
+    r = family.first(eta, y[:, 0]) * s
+    loss = (family.losses(eta, y[:, 0])[:, None] * s).sum() if len(eta) else 0.0
+    parts = [[loss], np.asarray(block.T @ r).T.ravel(), r.sum(axis=0)]
+    if hessian:
+        parts.append(_square(block, family.mean(eta), s).ravel())
+    return np.concatenate(parts)[None]
+
+
+def _square(block: Any, p: np.ndarray, s: Any) -> np.ndarray:
+    """Return Xᵀ diag(s p (1 - p)) X and so on for each two classes, X with a column of ones."""
+    classes, count = p.shape[1], block.shape[1]
+    found = np.empty((classes, count + 1, classes, count + 1))
+    for k in range(classes):
+        for m in range(k + 1):
+            h = p[:, k] * ((k == m) - p[:, m]) * np.ravel(s)
+            scaled = block.multiply(h[:, None]).tocsr() if scipy.sparse.issparse(block) else block * h[:, None]
+            square = block.T @ scaled
+            found[k, :count, m, :count] = square.toarray() if scipy.sparse.issparse(square) else square
+            found[k, :count, m, count] = found[k, count, m, :count] = np.asarray(scaled.sum(axis=0)).ravel()
+            found[k, count, m, count] = h.sum()
+            found[m, :, k, :] = found[k, :, m, :]
+    return found
