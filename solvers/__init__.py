@@ -2,12 +2,35 @@
 
 `fit` takes data, a family, a penalty and a solver, and returns a `Result`. Every pass over the data is written in plain dask
 and compiled by graphopt; it runs on threads or on the workers of a cluster, wherever the data is.
+
+
+`solvers.estimators` has the same models with scikit-learn's manners. Importing `solvers` does not import scikit-learn; the
+first use of an estimator does. (`solvers.ElasticNet` is the penalty, `solvers.estimators.ElasticNet` the estimator.)
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from solvers.families import Family, Gamma, Huber, Logistic, Normal, Poisson
 from solvers.fit import fit
+from solvers.multinomial import Multinomial
 from solvers.penalties import L1, L2, Box, ElasticNet, GroupL1, Penalty, Unpenalised
 from solvers.result import Point, Result, Status
+from solvers.scaled import ScaledHuber
+
+if TYPE_CHECKING:
+    from solvers import estimators
+    from solvers.estimators import (
+        GammaRegressor,
+        HuberRegressor,
+        Lasso,
+        LinearRegression,
+        LogisticRegression,
+        PoissonRegressor,
+        Ridge,
+    )
 
 __all__ = [
     "L1",
@@ -16,15 +39,39 @@ __all__ = [
     "ElasticNet",
     "Family",
     "Gamma",
+    "GammaRegressor",
     "GroupL1",
     "Huber",
+    "HuberRegressor",
+    "Lasso",
+    "LinearRegression",
     "Logistic",
+    "LogisticRegression",
+    "Multinomial",
     "Normal",
     "Penalty",
     "Point",
     "Poisson",
+    "PoissonRegressor",
     "Result",
+    "Ridge",
+    "ScaledHuber",
     "Status",
     "Unpenalised",
+    "estimators",
     "fit",
 ]
+
+#: Estimators are imported when they are asked for.
+_LATER = {"GammaRegressor", "HuberRegressor", "Lasso", "LinearRegression", "LogisticRegression", "PoissonRegressor", "Ridge"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "estimators" or name in _LATER:
+        module = importlib.import_module("solvers.estimators")
+        return module if name == "estimators" else getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
