@@ -85,9 +85,9 @@ class MultinomialObjective(Objective):
         return self.prox(np.zeros(self.size), 1.0)
 
     def split(self, beta: np.ndarray) -> tuple[np.ndarray, Any]:
-        """Return coefficients, a row for each class, and intercepts."""
-        w = beta[: self.penalised].reshape(self.family.classes, -1)
-        return w, np.array(beta[self.penalised :]) if self.intercept else np.zeros(len(w))
+        """Return coefficients, a row for each class, and intercepts whose sum is 0."""
+        w, b = beta[: self.penalised].reshape(self.family.classes, -1), beta[self.penalised :]
+        return w, b - b.mean() if self.intercept else np.zeros(len(w))
 
     def __call__(self, beta: np.ndarray, *, hessian: bool = False) -> Evaluation:
         w, b = self.split(beta)

@@ -198,7 +198,7 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
 def _labels(y: Any) -> Any:
     """Return labels as one column, in chunks of known size if they are lazy."""
     if hasattr(y, "to_dask_array"):
-        y = y.to_dask_array(lengths=True)
+        y = (y if y.dtype.kind in "iufb" else y.astype(object)).to_dask_array(lengths=True)
     if not isinstance(y, da.Array):
         y = np.asarray(y)
     elif np.isnan(y.shape[0]):

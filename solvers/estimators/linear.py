@@ -210,7 +210,7 @@ class ElasticNet(Regressor):
     >>> from solvers.estimators import ElasticNet
     >>> X, y = load_diabetes(return_X_y=True)
     >>> ElasticNet(alpha=0.01, l1_ratio=0.8).fit(X, y).coef_.round().tolist()
-    [7.0, -96.0, 357.0, 218.0, -5.0, -37.0, -144.0, 103.0, 308.0, 105.0]
+    [27.0, -89.0, 320.0, 209.0, 0.0, -31.0, -155.0, 117.0, 275.0, 112.0]
     """
 
     def __init__(
@@ -289,7 +289,7 @@ class Lasso(Regressor):
     >>> from solvers.estimators import Lasso
     >>> X, y = load_diabetes(return_X_y=True)
     >>> Lasso(alpha=1.0).fit(X, y).coef_.round().tolist()
-    [0.0, -0.0, 368.0, 6.0, 0.0, 0.0, -0.0, 0.0, 308.0, 0.0]
+    [0.0, 0.0, 368.0, 6.0, 0.0, 0.0, 0.0, 0.0, 308.0, 0.0]
     """
 
     def __init__(
