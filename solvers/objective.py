@@ -200,7 +200,7 @@ def times(X: Any, w: Any) -> Any:
     """Return X w."""
     if not is_sparse(X):
         return X.dot(w)
-    return X.map_blocks(product, w, drop_axis=1, **_ARRAY) if isinstance(X, da.Array) else product(X, w)
+    return da.map_blocks(product, X, w, drop_axis=1, **_ARRAY) if isinstance(X, da.Array) else product(X, w)
 
 
 def back(X: Any, r: Any) -> Any:
