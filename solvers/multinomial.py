@@ -24,6 +24,9 @@ from solvers.penalties import Penalty
 
 __all__ = ["Multinomial", "MultinomialObjective"]
 
+#: How many numbers made of rows are held at a time while a Hessian is summed.
+_HELD = 1 << 16
+
 
 @dataclass(frozen=True)
 class Multinomial(Family):
@@ -159,16 +162,32 @@ def _sums(block: Any, y: Any, *rest: Any, family: Multinomial, hessian: bool) ->
 
 
 def _square(block: Any, p: np.ndarray, s: Any) -> np.ndarray:
-    """Return Xᵀ diag(s p (1 - p)) X and so on for each two classes, X with a column of ones."""
-    classes, count = p.shape[1], block.shape[1]
-    found = np.empty((classes, count + 1, classes, count + 1))
+    """Return the Hessian's sums: Xᵀ diag(s p (1 - p)) X and so on for each two classes, X with a column of ones."""
+    s = np.broadcast_to(np.ravel(s), len(p))
+    if scipy.sparse.issparse(block):
+        return _square_of_csr(scipy.sparse.hstack([block, np.ones((len(p), 1))], format="csr"), p, s)
+    classes, count = p.shape[1], block.shape[1] + 1
+    square, own = np.zeros((classes * count, classes * count)), np.zeros((count, classes * count))
+    few = max(16, _HELD // (classes * count))
+    for start in range(0, len(p), few):  # so many rows that what is made of them stays in the cache
+        rows = slice(start, start + few)
+        X = np.column_stack([block[rows], np.ones(len(p[rows]))])
+        Z = (p[rows, :, None] * X[:, None, :]).reshape(len(X), -1)
+        scaled = Z * s[rows, None]
+        square -= Z.T @ scaled
+        own += X.T @ scaled
+    found = square.reshape(classes, count, classes, count)
+    for k in range(classes):
+        found[k, :, k, :] += own[:, k * count : (k + 1) * count]
+    return found
+
+
+def _square_of_csr(X: Any, p: np.ndarray, s: np.ndarray) -> np.ndarray:
+    classes, count = p.shape[1], X.shape[1]
+    found = np.empty((classes, count, classes, count))
     for k in range(classes):
         for m in range(k + 1):
-            h = p[:, k] * ((k == m) - p[:, m]) * np.ravel(s)
-            scaled = block.multiply(h[:, None]).tocsr() if scipy.sparse.issparse(block) else block * h[:, None]
-            square = block.T @ scaled
-            found[k, :count, m, :count] = square.toarray() if scipy.sparse.issparse(square) else square
-            found[k, :count, m, count] = found[k, count, m, :count] = np.asarray(scaled.sum(axis=0)).ravel()
-            found[k, count, m, count] = h.sum()
+            h = s * p[:, k] * ((k == m) - p[:, m])
+            found[k, :, m, :] = (X.T @ X.multiply(h[:, None]).tocsr()).toarray()
             found[m, :, k, :] = found[k, :, m, :]
     return found

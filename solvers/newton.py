@@ -133,10 +133,13 @@ def _shortest(hessian: np.ndarray, gradient: np.ndarray, penalised: int) -> np.n
         gradient[first] - across @ gradient[last]
     )
     found = np.concatenate([w, inner @ (gradient[last] - hessian[last, first] @ w)])
-    if np.isfinite(found).all() and found @ gradient > 0:
+    left = hessian @ found - gradient
+    if np.isfinite(found).all() and np.abs(left).max() <= 1e-6 * np.abs(gradient).max():
         return found
-    along: np.ndarray = gradient / (float(np.trace(hessian)) / len(hessian) or 1.0)
-    return along
+    # There is a slope without curvature: with a little of that, a long step down it, which the line search shortens.
+    size = float(np.trace(hessian)) / len(hessian) or 1.0
+    ridged: np.ndarray = scipy.linalg.pinvh(hessian + 1e-8 * size * np.eye(len(hessian)), check_finite=False) @ gradient
+    return ridged if np.isfinite(ridged).all() and ridged @ gradient > 0 else gradient / size
 
 
 def _damped(objective: Objective, state: State, direction: np.ndarray, promised: float) -> State | None:

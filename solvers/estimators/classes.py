@@ -8,7 +8,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import scipy.special
-from dask.base import compute
+from dask.base import compute, persist
 from dask.delayed import delayed
 from sklearn.base import ClassifierMixin
 from sklearn.utils.class_weight import compute_class_weight
@@ -140,11 +140,10 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
         check_classification_targets(classes)
         if len(classes) < 2:
             raise ValueError(f"{type(self).__name__} needs two classes or more; the data has one class: {classes[0]!r}.")
-        codes = applied(_codes, y, classes=classes)
+        codes = _kept(applied(_codes, y, classes=classes, dtype=np.min_scalar_type(len(classes) - 1)))
         if self.class_weight is not None:
-            factors = self._factors(classes, counts)
-            of_rows = applied(_taken, codes, values=factors)
-            sample_weight = of_rows if sample_weight is None else of_rows * sample_weight
+            of_rows = applied(_taken, codes, values=self._factors(classes, counts))
+            sample_weight = _kept(of_rows if sample_weight is None else of_rows * sample_weight)
         family: Family = Logistic() if len(classes) == 2 else Multinomial(len(classes))
         result = self._solved(X, codes, family, self._penalty, sample_weight, offset)
         self.classes_ = classes
@@ -241,11 +240,19 @@ def _plain(labels: Any) -> np.ndarray:
 
 
 def _codes(labels: Any, classes: np.ndarray) -> np.ndarray:
-    return np.searchsorted(classes, _plain(labels)).astype(float)
+    return np.searchsorted(classes, _plain(labels)).astype(np.min_scalar_type(len(classes) - 1))
+
+
+def _kept(rows: Any) -> Any:
+    """Compute numbers of lazy rows once, where the rows are: a byte or some for each is little beside X.
+
+    Every pass over the data would look the labels up again, outside of the loops that graphopt makes.
+    """
+    return persist(rows)[0] if isinstance(rows, da.Array) else rows
 
 
 def _taken(codes: np.ndarray, values: np.ndarray) -> np.ndarray:
-    taken: np.ndarray = values[codes.astype(int)]
+    taken: np.ndarray = values[codes]
     return taken
 
 

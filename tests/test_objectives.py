@@ -1,0 +1,122 @@
+"""Objectives of more than a number for each row: their derivatives, and the same on NumPy, dask and CSR."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import scipy.sparse
+
+from solvers import L1, L2, ElasticNet, Family, Multinomial, ScaledHuber, Unpenalised, fit
+from solvers.data import prepare
+from solvers.fit import objective_of
+from solvers.objective import Objective
+
+ROWS, FEATURES = 90, 3
+FAMILIES: list[Family] = [Multinomial(3), ScaledHuber(1.2)]
+
+
+def problem(family: Family) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((ROWS, FEATURES))
+    y = rng.integers(0, 3, ROWS) if family.name == "multinomial" else X @ [1.0, 2.0, 3.0] + rng.standard_t(2, ROWS)
+    return X, y.astype(float), rng.random(ROWS)
+
+
+def objective(form: str, family: Family, penalty: Any, intercept: bool, weighted: bool = True) -> Objective:
+    X, y, weights = problem(family)
+    rows: Any = {
+        "numpy": lambda: X,
+        "csr": lambda: scipy.sparse.csr_array(X),
+        "dask": lambda: da.from_array(X, chunks=(40, -1)),
+        "dask csr": lambda: da.from_array(X, chunks=(40, -1)).map_blocks(
+            scipy.sparse.csr_matrix, meta=scipy.sparse.csr_matrix((0, 0))
+        ),
+    }[form]()
+    return objective_of(prepare(rows, y, family, weights=weights if weighted else None), family, penalty, intercept=intercept)
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_derivatives(family: Family, intercept: bool) -> None:
+    F = objective("numpy", family, L2(0.1), intercept)
+    beta = np.abs(np.random.default_rng(1).standard_normal(F.size)) + 0.1
+    at, h = F(beta, hessian=True), 1e-6
+    steps = h * np.eye(F.size)
+    slopes = [(F(beta + step).value - F(beta - step).value) / (2 * h) for step in steps]
+    np.testing.assert_allclose(at.gradient, slopes, rtol=1e-6, atol=1e-8)
+    turns = np.array([(F(beta + step).gradient - F(beta - step).gradient) / (2 * h) for step in steps])
+    assert at.hessian is not None
+    if family.name == "multinomial" and intercept:  # curvature was given to what changes no loss: all intercepts together
+        flat = np.zeros(F.size)
+        flat[F.penalised :] = 1
+        assert flat @ at.gradient == pytest.approx(0, abs=1e-12)
+        turns += np.outer(flat, flat) * (at.hessian - turns)[-1, -1]
+    np.testing.assert_allclose(at.hessian, turns, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("form", ["csr", "dask", "dask csr"])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_the_same_on_any_data(family: Family, form: str) -> None:
+    here, there = objective("numpy", family, L2(0.1), True), objective(form, family, L2(0.1), True)
+    beta = np.abs(np.random.default_rng(1).standard_normal(here.size)) + 0.1
+    np.testing.assert_allclose(there.start(), here.start())
+    for hessian in (False, True):
+        one, other = here(beta, hessian=hessian), there(beta, hessian=hessian)
+        np.testing.assert_allclose(other.value, one.value)
+        np.testing.assert_allclose(other.gradient, one.gradient, atol=1e-12)
+        if hessian:
+            np.testing.assert_allclose(other.hessian, one.hessian, atol=1e-12)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("penalty", [Unpenalised(), L2(0.1), L1(0.02), ElasticNet(0.1, 0.5, positive=True)], ids=repr)
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_every_solver_finds_the_optimum(family: Family, penalty: Any) -> None:
+    X, y, weights = problem(family)
+    found = {}
+    for solver in ("gradient", "newton", "bfgs", "lbfgs", "proximal", "proximal-newton"):
+        if penalty.smooth or solver.startswith("proximal"):
+            options: Any = {"solver": solver, "tol": 1e-8, "max_iter": 5000}
+            found[solver] = fit(X, y, family=family, penalty=penalty, weights=weights, **options)
+            assert found[solver].ok, found[solver]
+    best = found["proximal-newton"]
+    for other in found.values():
+        np.testing.assert_allclose(other.coef, best.coef, atol=1e-5)
+        np.testing.assert_allclose(other.intercept, best.intercept, atol=1e-5)
+    if family.name == "multinomial":
+        assert best.intercept.sum() == pytest.approx(0, abs=1e-12)
+    if getattr(penalty, "positive", False):
+        assert (best.coef >= 0).all()
+        assert (best.coef == 0).any() or family.name != "multinomial"
+
+
+def test_a_scale_has_the_units_of_the_labels() -> None:
+    X, y, _ = problem(ScaledHuber())
+    one = fit(X, y, family=ScaledHuber(), tol=1e-10)
+    for factor in (1e-6, 1e6):
+        other = fit(X, factor * y, family=ScaledHuber(), tol=1e-10)
+        np.testing.assert_allclose(other.coef, factor * one.coef, rtol=1e-6)
+        assert other.beta[-1] == pytest.approx(factor * one.beta[-1])
+
+
+def test_a_scale_where_all_fits() -> None:
+    X, _, _ = problem(ScaledHuber())
+    for y in (X @ [1.0, 2.0, 3.0] + 4, np.full(ROWS, 5.0)):
+        found = fit(X, y, family=ScaledHuber())
+        assert found.ok
+        np.testing.assert_allclose(X @ found.coef + found.intercept, y, rtol=1e-7)
+        assert 0 < found.beta[-1] < 1e-6
+
+
+def test_what_cannot_be() -> None:
+    X, y, _ = problem(Multinomial(3))
+    with pytest.raises(ValueError, match="several classes"):
+        fit(X, y, family=Multinomial(3), offset=y)
+    with pytest.raises(ValueError, match="labels are not whole numbers"):
+        fit(X, y + 0.5, family=Multinomial(3))
+    result = fit(X, y, family=Multinomial(3), penalty=L2(0.1))
+    assert "intercept [" in str(result)
+    again = fit(X, y, family=Multinomial(3), penalty=L2(0.1), start=result.beta)
+    assert again.iterations == 0
