@@ -132,6 +132,7 @@ def test_logistic_as_scikit_learn(name: str, options: Any, weighted: bool) -> No
     np.testing.assert_array_equal(ours.classes_, theirs.classes_)
 
 
+@pytest.mark.slow
 def test_ten_classes_as_scikit_learn() -> None:
     X, y, weights = real("digits")
     theirs = linear_model.LogisticRegression(C=0.1, **EXACT)

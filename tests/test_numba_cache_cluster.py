@@ -89,6 +89,7 @@ def test_prewarm_compiles_on_one_worker_for_all(fresh: distributed.Client) -> No
     assert run(fresh) == {"epoch": 0, "derivative": 0}, "who joins later is served too"
 
 
+@pytest.mark.slow
 def test_ufuncs_compile_once_a_worker_and_not_on_the_way(fresh: distributed.Client) -> None:
     numba_cache.install(fresh)
     made = {kind: [kind(1.0) for _ in range(10)] for kind in (ufunc, gufunc, typed)}
@@ -106,6 +107,7 @@ def test_ufuncs_compile_once_a_worker_and_not_on_the_way(fresh: distributed.Clie
     assert seen() == {"shifted": 1, "summed": 1, "moved": 1}, "what this test compiled itself"
 
 
+@pytest.mark.slow
 def test_machine_code_of_ufuncs_comes_from_who_compiled_first(fresh: distributed.Client, tmp_path: Path) -> None:
     numba_cache.install(fresh, store=str(tmp_path / "store"))
     fresh.run(watch)
@@ -119,6 +121,7 @@ def test_machine_code_of_ufuncs_comes_from_who_compiled_first(fresh: distributed
     assert not any(fresh.run(seen).values())
 
 
+@pytest.mark.slow
 def test_prewarmed_ufuncs(fresh: distributed.Client) -> None:
     numba_cache.install(fresh)
     fresh.run(watch)
@@ -132,6 +135,7 @@ def test_prewarmed_ufuncs(fresh: distributed.Client) -> None:
     assert {name: total(counts, name) for name in ("shifted", "summed", "moved")} == {"shifted": 1, "summed": 1, "moved": 1}
 
 
+@pytest.mark.slow
 def test_workers_of_another_processor_compile_for_themselves(fresh: distributed.Client) -> None:
     cluster = fresh.cluster
     spec = cluster.new_spec

@@ -20,6 +20,9 @@ from graphopt.native import store as native
 from graphopt.numba_cache import store
 from graphopt.numba_cache.store import Lock, Store, opened
 
+# Each test starts several processes that load numba: a minute and a half in all.
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import json, sys, warnings
 sys.path[:0] = {path!r}
