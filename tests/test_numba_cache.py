@@ -1,7 +1,7 @@
 """The numba cache in one process: what has one key and what has another, what is frozen, what is refused, what stays behind.
 
-Surprises first. Nothing here measures time; ``bench/numba_cache.py`` does. The file is long because each surprise is a test, and
-they share how functions are made anew.
+Surprises first. Nothing here measures time; ``bench/numba_cache.py`` does. The file is long because each surprise is a test,
+and they share how functions are made anew.
 """
 
 from __future__ import annotations
