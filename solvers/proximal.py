@@ -57,7 +57,10 @@ class Proximal:
         if not factor:
             return _Moving(beta, at, beta, at, step, momentum)
         ahead = beta + factor * (beta - state.beta)
-        return _Moving(beta, at, ahead, objective(ahead), step, momentum)
+        there = objective(ahead)
+        if not np.isfinite(there.value):  # momentum leads out of where the objective is
+            return _Moving(beta, at, beta, at, step)
+        return _Moving(beta, at, ahead, there, step, momentum)
 
 
 def _descended(
