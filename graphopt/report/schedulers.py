@@ -80,6 +80,7 @@ def _distributed(workers: int | None) -> Iterator[str]:
             threads_per_worker=1,
             processes=True,
             dashboard_address=":0",  # any free port; the default one may be taken, which would be a warning
+            scheduler_kwargs={"dashboard": False},  # it would change dask's configuration
             silence_logs=logging.ERROR,
         ) as cluster,
         distributed.Client(cluster) as client,
