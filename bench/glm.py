@@ -28,7 +28,7 @@ from measure import machine
 
 from solvers import L1, Penalty, Unpenalised, fit
 from solvers.families import Logistic
-from solvers.objective import _sloped
+from solvers.objective import _slope, compiled
 
 CLOSE = 1e-12
 COLUMNS, CHUNKS = 15, 8
@@ -115,7 +115,7 @@ def peers(X: np.ndarray, y: np.ndarray, X_: Any, y_: Any, penalty: Penalty, slow
 
 def passes(X: Any, y: Any, rows: int) -> dict[str, float]:
     """Time the pass that gives loss and gradient: inside `fit`, and the compiled function alone."""
-    step = _sloped(Logistic(), False, False, False)
+    step = compiled(_slope, Logistic(), False, False)
     w = np.full(COLUMNS, 0.1)
     for _ in range(20):
         step(X, y, w, 0.0)

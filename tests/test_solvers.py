@@ -233,6 +233,16 @@ def test_weights_are_repeated_rows(solver: str) -> None:
     np.testing.assert_allclose(some.coef, all_.coef, atol=1e-6)
 
 
+def test_columns_that_are_converted_stay_apart() -> None:
+    """Labels of pandas and whole weights: what is made of the one must not be taken for the other."""
+    X, y = problem(families.Normal())
+    for seed in range(5):
+        weights = np.random.default_rng(seed).integers(0, 3, ROWS)
+        found = fit(pd.DataFrame(X), pd.Series(y), weights=weights, tol=1e-9)
+        wanted = fit(X, y, weights=weights.astype(float), tol=1e-9)
+        np.testing.assert_allclose(found.coef, wanted.coef, atol=1e-9)
+
+
 def test_an_offset_is_a_feature_whose_coefficient_is_known() -> None:
     X, y = problem(families.Poisson())
     offset = 0.5 * X[:, 0]
