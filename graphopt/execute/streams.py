@@ -62,15 +62,14 @@ class Stretch:
 
     Attributes
     ----------
-    first, end : int
-        The first level, and the one after the last.
+    end : int
+        The level after the last.
     streams : tuple of tuple of Step
         What each thread runs.
     drop : tuple of int
         The slots that nothing reads after it.
     """
 
-    first: int
     end: int
     streams: tuple[tuple[Step, ...], ...]
     drop: tuple[int, ...]
@@ -126,7 +125,7 @@ def _stretches(schedule: Schedule, threads: int, looped: Collection[int], made: 
             levels = schedule.levels[first:number]
             if max([level.lanes for level in levels]) > 1:
                 drop = tuple([slot for level in levels for slot in level.drop])
-                found[first] = Stretch(first, number, divided(levels, threads), drop)
+                found[first] = Stretch(number, divided(levels, threads), drop)
         first, size = (number + 1, 0) if ends or made[number] > _SMALL else (number, made[number])
     return found
 

@@ -20,7 +20,26 @@ Callback = Callable[..., Any] | None
 class _LogLink(Regressor):
     """A model whose prediction is exp of the linear predictor."""
 
-    alpha: float
+    def __init__(
+        self,
+        *,
+        alpha: float = 1.0,
+        fit_intercept: bool = True,
+        solver: str | Method = "auto",
+        tol: float = 1e-6,
+        max_iter: int = 200,
+        warm_start: bool = False,
+        callback: Callback = None,
+        progress: bool = False,
+    ) -> None:
+        self.alpha = alpha
+        self.fit_intercept = fit_intercept
+        self.solver = solver
+        self.tol = tol
+        self.max_iter = max_iter
+        self.warm_start = warm_start
+        self.callback = callback
+        self.progress = progress
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None, exposure: Any = None) -> Any:
         """Fit the model.
@@ -120,27 +139,6 @@ class PoissonRegressor(_LogLink):
     [1.0, 2.0, 4.0, 8.0]
     """
 
-    def __init__(
-        self,
-        *,
-        alpha: float = 1.0,
-        fit_intercept: bool = True,
-        solver: str | Method = "auto",
-        tol: float = 1e-6,
-        max_iter: int = 200,
-        warm_start: bool = False,
-        callback: Callback = None,
-        progress: bool = False,
-    ) -> None:
-        self.alpha = alpha
-        self.fit_intercept = fit_intercept
-        self.solver = solver
-        self.tol = tol
-        self.max_iter = max_iter
-        self.warm_start = warm_start
-        self.callback = callback
-        self.progress = progress
-
     def _family(self) -> Family:
         return Poisson()
 
@@ -192,27 +190,6 @@ class GammaRegressor(_LogLink):
     >>> GammaRegressor(alpha=0).fit(X, [1.0, 2.0, 4.0, 8.0]).predict(X).round(3).tolist()
     [1.0, 2.0, 4.0, 8.0]
     """
-
-    def __init__(
-        self,
-        *,
-        alpha: float = 1.0,
-        fit_intercept: bool = True,
-        solver: str | Method = "auto",
-        tol: float = 1e-6,
-        max_iter: int = 200,
-        warm_start: bool = False,
-        callback: Callback = None,
-        progress: bool = False,
-    ) -> None:
-        self.alpha = alpha
-        self.fit_intercept = fit_intercept
-        self.solver = solver
-        self.tol = tol
-        self.max_iter = max_iter
-        self.warm_start = warm_start
-        self.callback = callback
-        self.progress = progress
 
     def _family(self) -> Family:
         return Gamma()
