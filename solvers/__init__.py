@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from solvers.families import Family, Gamma, Huber, Logistic, Normal, Poisson
 from solvers.fit import fit
 from solvers.multinomial import Multinomial
+from solvers.path import Path, path
 from solvers.penalties import L1, L2, Box, ElasticNet, GroupL1, Penalty, Unpenalised
 from solvers.result import Point, Result, Status
 from solvers.scaled import ScaledHuber
@@ -49,6 +50,7 @@ __all__ = [
     "LogisticRegression",
     "Multinomial",
     "Normal",
+    "Path",
     "Penalty",
     "Point",
     "Poisson",
@@ -60,6 +62,7 @@ __all__ = [
     "Unpenalised",
     "estimators",
     "fit",
+    "path",
 ]
 
 #: Estimators are imported when they are asked for.

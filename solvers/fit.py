@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from solvers.bfgs import BFGS, LBFGS
+from solvers.admm import ADMM
+from solvers.bfgs import BFGS, LBFGS, OWLQN
 from solvers.data import Data, prepare
 from solvers.families import Family, Normal, family_of
+from solvers.giant import Giant
 from solvers.gradient import GradientDescent
+from solvers.gram import GramObjective
 from solvers.iterate import Method, minimise
 from solvers.multinomial import Multinomial, MultinomialObjective
 from solvers.newton import Newton, ProximalNewton
@@ -31,10 +34,17 @@ SOLVERS: dict[str, Method] = {
     "proximal-newton": ProximalNewton(),
     "bfgs": BFGS(),
     "lbfgs": LBFGS(),
+    "owlqn": OWLQN(),
+    "giant": Giant(),
+    "admm": ADMM(),
 }
 
-#: The objectives of families that need one of their own.
-OBJECTIVES: dict[type[Family], type[Objective]] = {Multinomial: MultinomialObjective, ScaledHuber: ScaledObjective}
+#: The objectives of families that have one of their own.
+OBJECTIVES: dict[type[Family], type[Objective]] = {
+    Multinomial: MultinomialObjective,
+    Normal: GramObjective,
+    ScaledHuber: ScaledObjective,
+}
 
 #: Up to so many features a Hessian costs a few passes over the data at most; and up to so many it is worth its memory.
 _FEW, _SOME = 64, 2_000
@@ -70,7 +80,8 @@ def fit(
     penalty : Penalty, optional
         Of the coefficients, beside the *mean* loss; the intercept has none.
     solver : str or Method
-        "auto", or one of "gradient", "proximal", "newton", "proximal-newton", "bfgs", "lbfgs".
+        "auto", or one of "gradient", "proximal", "newton", "proximal-newton", "bfgs", "lbfgs", "owlqn", "giant",
+        "admm".
     intercept : bool
         Whether to fit one.
     weights, offset : array of shape (rows,), optional
@@ -114,8 +125,10 @@ def fit(
 
 
 def objective_of(data: Data, family: Family, penalty: Penalty, *, intercept: bool = True) -> Objective:
-    """Return the objective of a family: most have one number for each row, some have more to look for."""
+    """Return the objective of a family: most have a number for each row, some have more to look for."""
     kind = OBJECTIVES.get(type(family), Objective)
+    if kind is GramObjective and data.features > _SOME:  # so many products are not worth their memory
+        kind = Objective
     return kind(data, family, penalty, intercept=intercept)
 
 

@@ -12,6 +12,7 @@ import scipy.linalg
 
 from solvers.iterate import State
 from solvers.objective import Objective
+from solvers.quadratic import minimum
 
 __all__ = ["Newton", "ProximalNewton"]
 
@@ -75,37 +76,10 @@ class ProximalNewton:
 
     def step(self, objective: Objective, state: State) -> State | None:
         assert state.at.hessian is not None
-        direction = self._direction(objective, state) - state.beta
+        gradient, hessian = state.at.gradient, state.at.hessian
+        direction = minimum(objective, state.beta, gradient, hessian, sweeps=self.sweeps, least=1e-3) - state.beta
         before, after = objective.nonsmooth(state.beta), objective.nonsmooth(state.beta + direction)
-        return _damped(objective, state, direction, float(direction @ state.at.gradient) + after - before)
-
-    def _direction(self, objective: Objective, state: State) -> np.ndarray:
-        """Return the minimum of the quadratic model and the penalty."""
-        hessian, gradient = state.at.hessian, state.at.gradient
-        assert hessian is not None
-        curvature = np.maximum(np.diag(hessian), 1e-12 * max(1.0, float(np.diag(hessian).max())))
-        beta: np.ndarray = state.beta.copy()
-        slope = gradient.copy()  # of the model at beta
-        least = 1e-3 * float(np.abs(objective.residual(state.beta, gradient)).max())
-        for _ in range(self.sweeps):
-            moved = 0.0
-            for j in range(len(beta)):
-                wanted = beta[j] - slope[j] / curvature[j]
-                new = self._prox_of(objective, wanted, j, 1.0 / curvature[j])
-                change = new - beta[j]
-                if change:
-                    beta[j] = new
-                    slope += change * hessian[j]
-                    moved = max(moved, abs(change) * curvature[j])
-            if moved <= least:
-                break
-        return beta
-
-    @staticmethod
-    def _prox_of(objective: Objective, z: float, j: int, step: float) -> float:
-        if j >= objective.penalised:
-            return z
-        return float(objective.penalty.prox(np.array([z]), step)[0])
+        return _damped(objective, state, direction, float(direction @ gradient) + after - before)
 
 
 def _solved(hessian: np.ndarray, gradient: np.ndarray, penalised: int) -> np.ndarray:

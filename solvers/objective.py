@@ -12,6 +12,7 @@ pass less than a millisecond.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,9 +63,24 @@ class Objective:
     """
 
     def __init__(self, data: Data, family: Family, penalty: Penalty, *, intercept: bool = True) -> None:
-        penalty._check(np.empty(data.features))
         self.data, self.family, self.penalty, self.intercept = data, family, penalty, intercept
         self.passes = 0
+        penalty._check(np.empty(self.penalised))
+
+    def under(self, penalty: Penalty) -> Objective:
+        """Return the same objective with another penalty: it shares the data and all that is known of them."""
+        penalty._check(np.empty(self.penalised))
+        other = copy.copy(self)
+        other.penalty = penalty
+        return other
+
+    @property
+    def plain(self) -> bool:
+        """Whether rows are summed up over the family's loss of one linear predictor each, and nothing else is looked for.
+
+        Then chunks can evaluate their rows by themselves. Who sums up otherwise is taken not to be, unless it says so.
+        """
+        return type(self) is Objective
 
     @property
     def size(self) -> int:
@@ -108,16 +124,28 @@ class Objective:
 
     def _whole(self, beta: np.ndarray, loss: float, gradient: np.ndarray, hessian: np.ndarray | None) -> Evaluation:
         """Make means of sums over rows, and add the ridge."""
-        total, ridge, w = self.data.total, self.penalty.ridge, beta[: self.penalised]
-        value = float(loss) / total + 0.5 * ridge * float(w @ w)
-        if not np.isfinite(value) and not self._is_finite():
+        total = self.data.total
+        means = float(loss) / total, np.asarray(gradient, float) / total, None if hessian is None else hessian / total
+        return self.ridged(beta, *means)
+
+    def ridged(self, beta: np.ndarray, loss: float, gradient: np.ndarray, hessian: np.ndarray | None = None) -> Evaluation:
+        """Return the smooth part at a point whose mean loss is known, with its derivatives.
+
+        Raises
+        ------
+        ValueError
+            If X holds what is not finite.
+        """
+        if not np.isfinite(loss) and not self._is_finite():
             raise ValueError("X holds NaN or infinite numbers.")
-        gradient = np.asarray(gradient, float) / total
-        gradient[: self.penalised] += ridge * w
-        if hessian is not None:
-            hessian = hessian / total
-            hessian[range(self.penalised), range(self.penalised)] += ridge
-        return Evaluation(value, gradient, hessian)
+        ridges = self.ridges()
+        with np.errstate(over="ignore", invalid="ignore"):  # a step may go too far; the solver sees that from the value
+            value, gradient = loss + 0.5 * float(ridges @ beta**2), gradient + ridges * beta
+        return Evaluation(value, gradient, None if hessian is None else hessian + np.diag(ridges))
+
+    def ridges(self) -> np.ndarray:
+        """Return the ridge of each number that is looked for; those that are no coefficients have none."""
+        return np.repeat([self.penalty.ridge, 0.0], [self.penalised, self.size - self.penalised])
 
     def nonsmooth(self, beta: np.ndarray) -> float:
         """Return what the penalty adds that is not smooth."""

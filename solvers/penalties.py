@@ -14,10 +14,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["L1", "L2", "Box", "ElasticNet", "GroupL1", "Penalty", "Unpenalised"]
+__all__ = ["L1", "L2", "Box", "ElasticNet", "GroupL1", "Kinks", "Penalty", "Unpenalised"]
+
+
+class Kinks(NamedTuple):
+    """What is not smooth: a factor of the sum of absolute values, and bounds of each coefficient."""
+
+    lasso: float = 0.0
+    low: float = -math.inf
+    high: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,11 @@ class Penalty:
     def separable(self) -> bool:
         """Whether each coefficient has its own term, so that they can be solved for one by one."""
         return True
+
+    @property
+    def kinks(self) -> Kinks | None:
+        """The sum of absolute values and bounds that it has, if there is nothing else that is not smooth."""
+        return Kinks() if self.smooth else None
 
     def value(self, w: np.ndarray) -> float:
         """Return what is not smooth of it."""
@@ -83,6 +97,10 @@ class L1(Penalty):
     def smooth(self) -> bool:
         return self.strength == 0
 
+    @property
+    def kinks(self) -> Kinks:
+        return Kinks(lasso=self.strength)
+
     def value(self, w: np.ndarray) -> float:
         return self.strength * float(np.abs(w).sum())
 
@@ -118,6 +136,10 @@ class ElasticNet(Penalty):
     @property
     def smooth(self) -> bool:
         return self.strength * self.ratio == 0 and not self.positive
+
+    @property
+    def kinks(self) -> Kinks:
+        return Kinks(lasso=self.strength * self.ratio, low=0.0 if self.positive else -math.inf)
 
     def value(self, w: np.ndarray) -> float:
         if self.positive and (w < 0).any():
@@ -177,7 +199,7 @@ class GroupL1(Penalty):
 
     def _check(self, w: np.ndarray) -> None:
         if len(self.groups) != len(w):
-            raise ValueError(f"GroupL1(groups=) has {len(self.groups)} places for {len(w)} features.")
+            raise ValueError(f"GroupL1(groups=) has {len(self.groups)} places for {len(w)} coefficients.")
 
 
 @dataclass(frozen=True)
@@ -194,6 +216,10 @@ class Box(Penalty):
     @property
     def smooth(self) -> bool:
         return False
+
+    @property
+    def kinks(self) -> Kinks:
+        return Kinks(low=self.low, high=self.high)
 
     def value(self, w: np.ndarray) -> float:
         return 0.0 if (w >= self.low).all() and (w <= self.high).all() else math.inf

@@ -65,7 +65,7 @@ def chunked(X: Any, y: Any, rows: tuple[int, ...]) -> tuple[da.Array, da.Array]:
 
 
 def accepted(solver: str, penalty: Penalty) -> bool:
-    return SOLVERS[solver].refusal(type("of", (), {"penalty": penalty})()) is None  # type: ignore[arg-type]
+    return SOLVERS[solver].refusal(type("of", (), {"penalty": penalty, "plain": True})()) is None  # type: ignore[arg-type]
 
 
 def objective(family: Family, penalty: Penalty, X: Any, y: Any, beta: np.ndarray, weights: Any = 1.0) -> float:
@@ -140,7 +140,7 @@ def test_what_cannot_be_is_refused(make: Any) -> None:
 def test_every_solver_finds_the_optimum(solver: str, family: Family, penalty: Penalty) -> None:
     X, y = problem(family)
     if not accepted(solver, penalty):
-        with pytest.raises(ValueError, match="use Proximal"):
+        with pytest.raises(ValueError, match=r"use (Proximal|ADMM)"):
             fit(*chunked(X, y, (100, 220, 80)), family=family, penalty=penalty, solver=solver)
         return
     found = fit(*chunked(X, y, (100, 220, 80)), family=family, penalty=penalty, solver=solver, tol=1e-7, max_iter=3000)
@@ -182,7 +182,7 @@ def forms(X: np.ndarray, y: np.ndarray) -> dict[str, tuple[Any, Any]]:
     }
 
 
-@pytest.mark.parametrize("solver", ["newton", "lbfgs", "proximal"])
+@pytest.mark.parametrize("solver", ["newton", "lbfgs", "proximal", "owlqn", "giant", "admm"])
 @pytest.mark.parametrize("form", forms(np.zeros((ROWS, FEATURES)), np.zeros(ROWS)))
 def test_the_same_from_any_data(form: str, solver: str) -> None:
     X, y = problem(families.Logistic())
@@ -208,7 +208,13 @@ def test_the_same_on_any_scheduler(scheduler: str) -> None:
 def test_on_a_cluster(client: distributed.Client) -> None:
     X, y = problem(families.Logistic(), rows=2_000)
     arrays = client.persist(list(chunked(X, y, (500,) * 4)))
-    for solver, penalty in (("lbfgs", L2(0.01)), ("newton", L2(0.01)), ("proximal-newton", L1(0.01))):
+    for solver, penalty in (
+        ("lbfgs", L2(0.01)),
+        ("newton", L2(0.01)),
+        ("proximal-newton", L1(0.01)),
+        ("admm", L1(0.01)),
+        ("giant", L2(0.01)),
+    ):
         here = fit(X, y, family="logistic", penalty=penalty, solver=solver, tol=1e-9)
         with client.as_current():
             there = fit(*arrays, family="logistic", penalty=penalty, solver=solver, tol=1e-9)
@@ -241,6 +247,23 @@ def test_columns_that_are_converted_stay_apart() -> None:
         found = fit(pd.DataFrame(X), pd.Series(y), weights=weights, tol=1e-9)
         wanted = fit(X, y, weights=weights.astype(float), tol=1e-9)
         np.testing.assert_allclose(found.coef, wanted.coef, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", ["admm", "giant"])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_chunks_that_differ(solver: str, family: Family) -> None:
+    """Rows in order of their labels, which no chunk can fit alone; offsets and weights of rows; chunks of no row and of one."""
+    X, y = problem(family)
+    order = np.argsort(y)
+    X, y = X[order] * [1.0, 10.0, 0.1, 1.0, 3.0], y[order]
+    rng = np.random.default_rng(4)
+    options: dict[str, Any] = {"family": family, "offset": 0.3 * rng.random(ROWS), "weights": rng.integers(0, 3, ROWS)}
+    options |= {"penalty": L2(0.01), "tol": 1e-10}
+    wanted = fit(X, y, solver="newton", **options)
+    found = fit(*chunked(X, y, (60, 0, 1, 139, 150, 50)), solver=solver, **options)
+    assert found.ok
+    assert found.iterations <= 150
+    np.testing.assert_allclose(found.coef, wanted.coef, atol=1e-7)
 
 
 def test_an_offset_is_a_feature_whose_coefficient_is_known() -> None:
@@ -348,7 +371,7 @@ def test_labels_that_are_none_of_the_family(labels: tuple[int, int]) -> None:
         ({"X": scipy.sparse.csr_matrix(np.full((ROWS, 2), np.inf))}, "X holds NaN or infinite numbers"),
         ({"y": np.full(ROWS, np.nan)}, "400 of 400 labels are not finite numbers"),
         ({"start": np.zeros(3)}, r"start has shape \(3,\): must be \(6,\)"),
-        ({"penalty": GroupL1(1.0, (0, 1))}, "has 2 places for 5 features"),
+        ({"penalty": GroupL1(1.0, (0, 1))}, "has 2 places for 5 coefficients"),
     ],
 )
 def test_what_cannot_be_fitted(change: dict[str, Any], message: str) -> None:
@@ -370,7 +393,7 @@ def test_too_few_iterations_and_going_on() -> None:
 
 def test_a_tolerance_below_rounding() -> None:
     X, y = problem(families.Logistic())
-    for solver in ("newton", "lbfgs", "proximal-newton"):
+    for solver in ("newton", "lbfgs", "proximal-newton", "owlqn", "giant", "admm"):
         found = fit(X, y, family="logistic", solver=solver, tol=1e-25, max_iter=1000)
         assert found.status is Status.PRECISION
         assert found.certificate < 1e-8

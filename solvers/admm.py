@@ -1,0 +1,222 @@
+"""ADMM: every chunk solves a problem of its own, and a penalised mean brings their solutions together.
+
+The consensus form (Boyd et al., Foundations and Trends in Machine Learning 3 (2011), chapters 5 and 7): with f_i the share of
+chunk i in the mean loss and g the penalty, a round is ::
+
+    x_i ← argmin f_i(x) + dual_i·(x - z) + |x - z|²_M_i / 2       in the chunks, by damped Newton
+    v_i ← relax x_i + (1 - relax) z
+    z   ← argmin g(z) + Σ |z - v_i|²_M_i / 2 - dual_i·z           on the client
+    dual_i ← dual_i + M_i (v_i - z)                               in the chunks, at the start of the next pass
+
+The metric M_i is the Hessian of f_i where z was. ADMM is Peaceman-Rachford splitting, damped by ``relax``, and the reflection
+of a quadratic f_i in the metric of its own Hessian is 0: with ``relax`` near 2 the disagreement of the chunks falls by
+1 - ``relax`` / 2 in each round however different they are; a scalar metric is as slow as the data is badly conditioned.
+The first duals are the gradients at the start, so that the first round is a proximal Newton step.
+
+A round is one pass: chunks first tell their gradients at the new z, which certify it, and then solve. Between passes they keep
+their duals, solutions and metrics, as one row each of a dask array chunked like the rows.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+
+from solvers.families import Family
+from solvers.iterate import State
+from solvers.objective import Evaluation, Objective, evaluated
+from solvers.quadratic import minimum
+from solvers.rows import Rows, by_chunks, factored
+
+__all__ = ["ADMM"]
+
+#: How exactly chunks solve: until what is left of the Newton decrement, and in how many steps at most.
+_LOOSE, _STEPS, _HALVED = 1e-2, 20, 30
+
+#: Metrics are made anew while a round gains less than this factor, but not for ever: ADMM converges once they stay.
+_SLOW, _FRESH = 0.03, 25
+
+#: No row curves less in a metric than this part of what it can: in Huber's tails it does not curve at all.
+_CURVED = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class _Consensus(State):
+    """A state with where z goes next, what the chunks keep, their metrics' sum, and how metrics fared."""
+
+    ahead: np.ndarray
+    blocks: Any
+    metric: np.ndarray
+    promised: float
+    fresh: int
+    certificate: float
+
+
+@dataclass(frozen=True)
+class ADMM:
+    """Consensus ADMM with Hessians as metric and over-relaxation: for any penalty, one pass a round.
+
+    Attributes
+    ----------
+    relax : float
+        Over-relaxation, above 0 and below 2.
+    sweeps : int
+        How often the client goes through all coefficients at most for a new z.
+
+    Notes
+    -----
+    Chunks keep the number of features squared in numbers each, which is less than their rows as long as they have more rows
+    than features. Where a step would raise the objective by more than its model promised to lower it, it starts over from
+    half-way: with gradients as duals that is a damped proximal Newton step.
+    """
+
+    relax: float = 1.9
+    sweeps: int = 1_000
+
+    def __post_init__(self) -> None:
+        if not 0 < self.relax < 2:
+            raise ValueError(f"ADMM(relax={self.relax!r}): must be above 0 and below 2.")
+
+    @property
+    def name(self) -> str:
+        return "ADMM"
+
+    def refusal(self, objective: Objective) -> str | None:
+        if not objective.plain:
+            return f"chunks have no problem of their own in the {objective.family.name} family; use ProximalNewton or Proximal"
+        return None
+
+    def init(self, objective: Objective, beta: np.ndarray) -> _Consensus:
+        return self._round(objective, beta, "first", None, None)
+
+    def step(self, objective: Objective, state: _Consensus) -> _Consensus | None:
+        change = state.ahead - state.beta
+        if not change.any():
+            return None
+        slow = _certificate(objective, state) > _SLOW * state.certificate
+        new = self._round(objective, state.ahead, "fresh" if slow and state.fresh < _FRESH else "kept", state.blocks, state)
+        value, now = (at.at.value + objective.nonsmooth(at.beta) for at in (state, new))
+        most = value + max(-state.promised, 1e-12 * abs(value))
+        for _ in range(_HALVED):
+            if now <= most:
+                return new
+            change = 0.5 * change
+            new = self._round(objective, state.beta + change, "first", None, state)
+            now = new.at.value + objective.nonsmooth(new.beta)
+        return None
+
+    def _round(self, objective: Objective, z: np.ndarray, kind: str, blocks: Any, before: _Consensus | None) -> _Consensus:
+        """Make a pass: certify z, let the chunks solve, and find the next z."""
+        objective.passes += 1
+        data, size = objective.data, objective.size
+        how = np.array([1.0 / data.total, self.relax])
+        given = () if kind == "first" else (blocks,)
+        kept, sums = evaluated(_pass(objective.intercept, kind), data, objective.family, *given, z, how)
+        at: Evaluation = objective.ridged(z, float(sums[0]), sums[1 : size + 1])
+        pull = sums[size + 1 : 2 * size + 1]
+        metric = sums[2 * size + 1 :].reshape(size, size) if kind != "kept" or before is None else before.metric
+        fresh = 0 if before is None else before.fresh + (kind != "kept")
+        certificate = np.inf if before is None else _certificate(objective, before)
+        if not (np.isfinite(at.value) and np.isfinite(pull).all()):
+            return _Consensus(z, at, z, kept, metric, 0.0, fresh, certificate)
+        # The ridge of the penalty is on z's side: it curves there, and the chunks know nothing of it.
+        ridge = at.gradient - sums[1 : size + 1]
+        curved = metric + np.diag(objective.ridges())
+        if objective.penalty.smooth:
+            factor = factored(curved)
+            change = np.zeros(size) if factor is None else scipy.linalg.cho_solve(factor, pull - ridge, check_finite=False)
+            ahead = z + change
+        else:
+            ahead = minimum(objective, z, ridge - pull, curved, sweeps=self.sweeps, least=1e-6)
+            change = ahead - z
+        promised = float((ridge - pull) @ change) + objective.nonsmooth(ahead) - objective.nonsmooth(z)
+        return _Consensus(z, at, ahead, kept, metric, promised, fresh, certificate)
+
+
+def _certificate(objective: Objective, state: State) -> float:
+    return float(np.abs(objective.residual(state.beta, state.at.gradient)).max())
+
+
+@functools.cache
+def _pass(intercept: bool, kind: str) -> Callable[..., Any]:
+    """Return the pass of a round.
+
+    Its kinds: ``first`` takes gradients as duals; ``fresh`` goes on, with new metrics; ``kept`` goes on as it was.
+    """
+
+    def turn(family: Family, X: Any, y: Any, weights: Any, offset: Any, *more: Any) -> Any:
+        work = functools.partial(_solve, family=family, intercept=intercept, kind=kind)
+        size = X.shape[1] + intercept
+        held = 2 * size + size * size
+        width = held + 1 + 2 * size + (size * size if kind != "kept" else 0)
+        out = by_chunks(work, width, X, y, weights, offset, *more)
+        return out[:, :held], out[:, held:].sum(axis=0)
+
+    return turn
+
+
+def _solve(
+    X: Any, y: np.ndarray, *rest: Any, family: Family, intercept: bool, weighted: bool, shifted: bool, kind: str
+) -> np.ndarray:
+    """Return what a chunk keeps, and after it what it tells: loss, gradient and pull on z, and its metric if it is new."""
+    *columns, z, how = rest
+    blocks = columns.pop() if kind != "first" else None
+    weights = columns[0] if weighted else None
+    rows = Rows(family, intercept, float(how[0]), X, y, weights, columns[-1] if shifted else None)
+    size = len(z)
+    loss, gradient, metric = rows(z, hessian=kind != "kept", least=_CURVED * family.bound if np.isfinite(family.bound) else 0.0)
+    if blocks is None:
+        dual, solution = -gradient, z
+    else:
+        dual, ahead = blocks[0, :size], blocks[0, size : 2 * size]
+        old = blocks[0, 2 * size :].reshape(size, size)
+        dual = dual + old @ (ahead - z)
+        metric = old if metric is None else metric
+        solution = _local(rows, z, loss, gradient, dual, metric)
+    assert metric is not None
+    ahead = z + float(how[1]) * (solution - z)
+    pull = dual + metric @ (ahead - z)
+    told = [[loss], gradient, pull, *([] if kind == "kept" else [metric.ravel()])]
+    return np.concatenate([dual, ahead, metric.ravel(), *told])[None]
+
+
+def _local(rows: Rows, z: np.ndarray, loss: float, gradient: np.ndarray, dual: np.ndarray, metric: np.ndarray) -> np.ndarray:
+    """Minimise the problem of a chunk by damped Newton from z, with the metric for the Hessian as long as that serves."""
+    x, value, slope = z, loss, gradient + dual
+    factor = factored(2.0 * metric)
+    if not len(rows) or factor is None or not np.isfinite(slope).all():
+        return z
+    scaled = scipy.linalg.cho_solve(factor, slope, check_finite=False)
+    first = left = float(slope @ scaled)
+    for _ in range(_STEPS):
+        if not left > _LOOSE**2 * first or left <= 1e-30 * abs(value):
+            break
+        step = 1.0
+        for _ in range(_HALVED):
+            new = x - step * scaled
+            loss, gradient, _ = rows(new)
+            off = metric @ (new - z)
+            now = loss + float(dual @ (new - z)) + 0.5 * float(off @ (new - z))
+            there = gradient + dual + off
+            after = scipy.linalg.cho_solve(factor, there, check_finite=False) if np.isfinite(there).all() else there
+            rest = float(there @ after)
+            # Rounding hides a decrease long before the slope is that small.
+            if now <= value - 1e-4 * step * left or (abs(now - value) <= 1e-13 * abs(value) and rest < left):
+                break
+            step *= 0.5
+        else:
+            break
+        x, value, slope, scaled, slow = new, now, there, after, rest > 0.1 * left
+        left = rest
+        if slow and left > _LOOSE**2 * first:
+            hessian = rows(x, hessian=True)[2]
+            anew = None if hessian is None else factored(hessian + metric)
+            factor = anew or factor
+            scaled = scipy.linalg.cho_solve(factor, slope, check_finite=False)
+            left = float(slope @ scaled)
+    return x

@@ -1,0 +1,123 @@
+"""Rows: the loss of the rows of one chunk, in plain NumPy, for methods that solve something in every chunk.
+
+They go through a chunk in blocks of rows that stay in the cache from the linear predictor to the gradient. A chunk may be dense
+or CSR, and may have no rows. Numbers that are not finite are returned as they come, without a warning: callers look.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+
+from solvers import kernels
+from solvers.families import Family
+
+__all__ = ["Rows", "by_chunks", "factored"]
+
+#: Rows in a block: fewer, and threads wait for each other between short calls; more, and blocks leave the cache.
+_BLOCK = 16_384
+
+
+class Rows:
+    """The weighted loss of the rows of a chunk, as a function of the coefficients, the intercept last if there is one.
+
+    Parameters
+    ----------
+    family
+        The loss of a row.
+    intercept
+        Whether there is one.
+    scale
+        What all is multiplied by.
+    X, y, weights, offset
+        The chunk, as columns or as vectors; weights and offset may be None.
+    """
+
+    def __init__(
+        self, family: Family, intercept: bool, scale: float, X: Any, y: Any, weights: Any = None, offset: Any = None
+    ) -> None:
+        self.family, self.intercept, self.scale, self.X, self.y = family, intercept, scale, X, y.ravel()
+        self.weights = None if weights is None else weights.ravel()
+        self.offset = None if offset is None else offset.ravel()
+        self.sparse = scipy.sparse.issparse(X)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __call__(
+        self, beta: np.ndarray, *, hessian: bool = False, least: float = 0.0
+    ) -> tuple[float, np.ndarray, np.ndarray | None]:
+        """Return loss, gradient, and the Hessian if asked for, in which no row curves less than ``least``."""
+        count = self.X.shape[1]
+        w, b = (beta[:-1], beta[-1]) if self.intercept else (beta, 0.0)
+        loss, level, slope = 0.0, 0.0, np.zeros(count)
+        square, cross, corner = np.zeros((count, count) if hessian else (0, 0)), np.zeros(count), 0.0
+        block = max(len(self), 1) if self.sparse else _BLOCK
+        with np.errstate(all="ignore"):
+            for start in range(0, len(self), block):
+                rows = slice(start, start + block)
+                X, y = self.X if self.sparse else self.X[rows], self.y[rows]
+                eta = X @ w + b
+                if self.offset is not None:
+                    eta += self.offset[rows]
+                r = self._weighed(self.family.first(eta, y), rows)
+                loss += float(self._weighed(self.family.losses(eta, y), rows).sum())
+                slope += X.T @ r
+                level += float(r.sum())
+                if hessian:
+                    h = self._weighed(np.maximum(self.family.second(eta, y), least), rows)
+                    square += _square(X, h)
+                    cross += X.T @ h
+                    corner += float(h.sum())
+        gradient = self.scale * (np.append(slope, level) if self.intercept else slope)
+        if not hessian:
+            return self.scale * loss, gradient, None
+        if self.intercept:
+            square = np.block([[square, cross[:, None]], [cross[None], np.array([[corner]])]])
+        return self.scale * loss, gradient, self.scale * square
+
+    def _weighed(self, values: np.ndarray, rows: slice) -> np.ndarray:
+        return values if self.weights is None else values * self.weights[rows]
+
+
+def by_chunks(work: Callable[..., Any], width: int, X: Any, y: Any, weights: Any, offset: Any, *more: Any) -> Any:
+    """Return what a function says of each chunk, in a row of ``width`` numbers each: lazily, unless rows are in memory.
+
+    It is called with rows, labels, weights and offset if there are any, ``more``, and whether there are (``weighted``,
+    ``shifted``).
+    """
+    work = functools.partial(work, weighted=weights is not None, shifted=offset is not None)
+    columns = [part[:, None] for part in (y, weights, offset) if part is not None]
+    if not isinstance(X, da.Array):
+        return work(X, *columns, *more)
+    options: Any = {"chunks": ((1,) * X.numblocks[0], (width,)), "dtype": float, "meta": np.empty((0, 0))}
+    return da.map_blocks(work, X, *columns, *more, **options)
+
+
+def _square(X: Any, h: np.ndarray) -> np.ndarray:
+    """Return ``X.T diag(h) X``."""
+    if scipy.sparse.issparse(X):
+        found: np.ndarray = kernels.square(X, h)[0]
+        return found
+    scaled = X * np.sqrt(h)[:, None]  # NumPy multiplies a matrix by its own transpose in half the time
+    square: np.ndarray = scaled.T @ scaled
+    return square
+
+
+def factored(matrix: np.ndarray) -> Any:
+    """Return the Cholesky factor of a matrix, with as little ridge as it needs; None if there is none."""
+    size = float(np.trace(matrix)) / max(len(matrix), 1)
+    if not np.isfinite(matrix).all() or size <= 0:
+        return None
+    for ridge in (0.0, 1e-12, 1e-9, 1e-6, 1e-3):
+        try:
+            return scipy.linalg.cho_factor(matrix + ridge * size * np.eye(len(matrix)), check_finite=False)
+        except np.linalg.LinAlgError:
+            continue
+    return None
