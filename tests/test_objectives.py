@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from solvers import L1, L2, ElasticNet, Family, Multinomial, ScaledHuber, Unpenalised, fit
+from solvers import L1, L2, ElasticNet, Family, GroupL1, Multinomial, ScaledHuber, Unpenalised, fit, path, quadratic
 from solvers.data import prepare
 from solvers.fit import objective_of
 from solvers.objective import Objective
@@ -76,8 +76,8 @@ def test_the_same_on_any_data(family: Family, form: str) -> None:
 def test_every_solver_finds_the_optimum(family: Family, penalty: Any) -> None:
     X, y, weights = problem(family)
     found = {}
-    for solver in ("gradient", "newton", "bfgs", "lbfgs", "proximal", "proximal-newton"):
-        if penalty.smooth or solver.startswith("proximal"):
+    for solver in ("gradient", "newton", "bfgs", "lbfgs", "proximal", "proximal-newton", "owlqn"):
+        if penalty.smooth or solver.startswith("proximal") or (solver == "owlqn" and isinstance(penalty, L1)):
             options: Any = {"solver": solver, "tol": 1e-8, "max_iter": 5000}
             found[solver] = fit(X, y, family=family, penalty=penalty, weights=weights, **options)
             assert found[solver].ok, found[solver]
@@ -90,6 +90,52 @@ def test_every_solver_finds_the_optimum(family: Family, penalty: Any) -> None:
     if getattr(penalty, "positive", False):
         assert (best.coef >= 0).all()
         assert (best.coef == 0).any() or family.name != "multinomial"
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_the_model_is_minimised_over_what_has_no_penalty_too(family: Family, intercept: bool) -> None:
+    F = objective("numpy", family, L1(0.02), intercept)
+    beta = np.abs(np.random.default_rng(1).standard_normal(F.size)) + 0.1
+    at = F(beta, hessian=True)
+    assert at.hessian is not None
+    found = quadratic.minimum(F, beta, at.gradient, at.hessian, sweeps=2000, least=1e-10)
+    slope = at.gradient + at.hessian @ (found - beta)
+    np.testing.assert_allclose(slope[F.penalised :], 0, atol=1e-9)
+    np.testing.assert_allclose(found, F.prox(found - slope, 1.0), atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", ["admm", "giant"])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_chunks_cannot_solve_for_what_rows_share(family: Family, solver: str) -> None:
+    X, y, _ = problem(family)
+    with pytest.raises(ValueError, match=f"chunks .* {family.name} family; use"):
+        fit(X, y, family=family, penalty=L2(0.1), solver=solver)
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_paths(family: Family, intercept: bool) -> None:
+    X, y, weights = problem(family)
+    options: Any = {"family": family, "intercept": intercept, "weights": weights, "tol": 1e-8}
+    found = path(X, y, count=3, ratio=0.1, **options)
+    assert not found[0].coef.any()
+    assert fit(X, y, penalty=L1(0.99 * found.strengths[0]), **options).coef.any()
+    for strength, result in zip(found.strengths, found, strict=True):
+        assert result.ok
+        alone = fit(X, y, penalty=L1(strength), **options)
+        np.testing.assert_allclose(result.coef, alone.coef, atol=1e-6)
+
+
+def test_groups_are_of_all_coefficients() -> None:
+    X, y, _ = problem(Multinomial(3))
+    with pytest.raises(ValueError, match="3 places for 9 coefficients"):
+        fit(X, y, family=Multinomial(3), penalty=GroupL1(0.1, (0, 1, 2)))
+    found = fit(X, y, family=Multinomial(3), penalty=GroupL1(0.02, (0, 1, 2) * 3), tol=1e-8, max_iter=2000)
+    assert found.ok
+    kept = found.coef.any(axis=0)
+    assert kept.any()
+    assert (found.coef[:, kept] != 0).all()
 
 
 def test_a_scale_has_the_units_of_the_labels() -> None:

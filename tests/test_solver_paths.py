@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from test_solvers import FAMILIES, FEATURES, PENALTIES, ROWS, chunked, forms, problem
 
-from solvers import L1, L2, Box, ElasticNet, Family, GroupL1, Penalty, families, fit, path, quadratic
+from solvers import L1, L2, Box, ElasticNet, Family, GroupL1, Penalty, Unpenalised, families, fit, path, quadratic
 from solvers.data import prepare
+from solvers.fit import solve
 from solvers.gram import GramObjective
 from solvers.objective import Objective
 
@@ -52,6 +53,20 @@ def test_least_squares_takes_one_pass_and_loses_nothing_to_large_means() -> None
     assert math.isclose(far.intercept, near.intercept + 1e6, rel_tol=1e-14)
     apart = fit(*chunked(X + 1e4, y + 1e6, (150, 250)), penalty=L1(0.01), tol=1e-9)
     np.testing.assert_allclose(apart.coef, fit(X, y, penalty=L1(0.01), tol=1e-9).coef, atol=1e-6)
+
+
+def test_rows_are_looked_at_where_products_have_too_few_digits() -> None:
+    rng = np.random.default_rng(11)
+    X = rng.standard_normal((ROWS, 3))
+    X = np.c_[X, X[:, 0] + 1e-5 * rng.standard_normal(ROWS)]
+    y = X @ [1.0, 2.0, 3.0, 1.0]
+    for rows in ((X, y), chunked(X, y, (150, 250))):
+        close = fit(*rows, tol=1e-14)
+        alone = Objective(prepare(*rows, families.Normal()), families.Normal(), Unpenalised())
+        np.testing.assert_array_equal(close.coef, solve(alone, tol=1e-14).coef)
+        assert close.passes > 1
+        assert fit(*rows, penalty=L2(0.1)).passes == 1
+        assert fit(*rows, penalty=L1(0.1)).passes == 1
 
 
 # -- paths -------------------------------------------------------------------------------------------------------------
