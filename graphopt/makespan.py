@@ -156,7 +156,8 @@ def fit(runs: Iterable[Run], workers: int) -> Model:
     alone = [run for run in runs if len(run.sizes) < workers]
     if alone and len(alone) < len(runs):
         model = fit([run for run in runs if len(run.sizes) >= workers], workers)
-        ratios = [run.seconds / model.seconds(run.sizes) for run in alone]
+        most = max(sum(run.sizes) for run in alone)  # what BLAS gains in several threads depends on how much there is to do
+        ratios = [run.seconds / model.seconds(run.sizes) for run in alone if sum(run.sizes) == most]
         return replace(model, idle=math.exp(float(np.mean(np.log(ratios)))))
     sizes = sorted({max(run.sizes) for run in runs})
     best, error = _fitted(runs, workers, math.inf)

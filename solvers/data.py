@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -43,6 +44,8 @@ class Data:
         Of the features, if they have any.
     local : tuple of (X, y, weights, offset), or None
         The rows as they are in memory, if they came so and are few.
+    asked : callable, or None
+        Told of each pass before it is made.
     """
 
     X: Any
@@ -54,6 +57,12 @@ class Data:
     label: float
     names: tuple[str, ...] | None = None
     local: tuple[Any, Any, Any, Any] | None = None
+    asked: Callable[[Callable[..., Any], tuple[Any, ...]], None] | None = None
+
+    @property
+    def columns(self) -> tuple[Any, ...]:
+        """What there is of labels, weights and offset."""
+        return tuple(part for part in (self.y, self.weights, self.offset) if part is not None)
 
     @property
     def features(self) -> int:

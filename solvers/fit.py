@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from solvers.admm import ADMM
 from solvers.bfgs import BFGS, LBFGS, OWLQN
+from solvers.chunks import recut
 from solvers.data import Data, prepare
 from solvers.families import Family, Normal, family_of
 from solvers.giant import Giant
@@ -63,6 +65,7 @@ def fit(
     start: Any = None,
     tol: float = 1e-6,
     max_iter: int = 200,
+    chunks: str | None = None,
     callback: Callable[[Point, np.ndarray], Any] | None = None,
     progress: bool = False,
 ) -> Result:
@@ -92,6 +95,9 @@ def fit(
         The certificate to reach: the largest component of the proximal gradient.
     max_iter : int
         The most iterations.
+    chunks : str, optional
+        "auto" to look some seconds for the chunks that suit solver and machine, and to fit to rows that are cut so. For more
+        fits to them take ``result.chunks.rechunk(X, y)``. By default rows stay as they are cut.
     callback : callable, optional
         Called after each iteration with a line of the trace and the coefficients; ends the fit if it returns True.
     progress : bool
@@ -121,7 +127,8 @@ def fit(
     kind = family_of(family)
     data = prepare(X, y, kind, weights=weights, offset=offset)
     objective = objective_of(data, kind, penalty or Unpenalised(), intercept=intercept)
-    return solve(objective, solver, start=start, tol=tol, max_iter=max_iter, callback=callback, progress=progress)
+    options: dict[str, Any] = {"chunks": chunks, "callback": callback, "progress": progress}
+    return solve(objective, solver, start=start, tol=tol, max_iter=max_iter, **options)
 
 
 def objective_of(data: Data, family: Family, penalty: Penalty, *, intercept: bool = True) -> Objective:
@@ -139,13 +146,20 @@ def solve(
     start: Any = None,
     tol: float = 1e-6,
     max_iter: int = 200,
+    chunks: str | None = None,
     callback: Callable[[Point, np.ndarray], Any] | None = None,
     progress: bool = False,
 ) -> Result:
     """Minimise an objective, as `fit` does once it has put one together."""
+    if chunks not in (None, "auto"):
+        raise ValueError(f"chunks={chunks!r}: must be 'auto', or None for rows that stay as they are cut; or rechunk X before.")
     method, why = _chosen(solver, objective)
-    with _shown(progress, max_iter, callback) as told:
-        return minimise(method, objective, start, tol=tol, max_iter=max_iter, callback=told, why=why)
+    choice = None
+    with _shown(progress, max_iter, callback) as (told, said):
+        if chunks is not None:
+            objective, choice = recut(objective, method, start, said)
+        found = minimise(method, objective, start, tol=tol, max_iter=max_iter, callback=told, why=why)
+    return found if choice is None else replace(found, chunks=choice)
 
 
 def _chosen(solver: str | Method, objective: Objective) -> tuple[Method, str]:
@@ -174,7 +188,7 @@ def _chosen(solver: str | Method, objective: Objective) -> tuple[Method, str]:
 def _shown(progress: bool, max_iter: int, callback: Any) -> Iterator[Any]:
     """Show how far a fit is."""
     if not progress:
-        yield callback
+        yield callback, None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -188,4 +202,4 @@ def _shown(progress: bool, max_iter: int, callback: Any) -> Iterator[Any]:
             bar.update(task, completed=point.iteration, description=text)
             return None if callback is None else callback(point, beta)
 
-        yield told
+        yield told, lambda text: bar.update(task, description=f"looking for chunks: {text}")

@@ -28,7 +28,7 @@ from solvers.objective import Evaluation, Objective, evaluated
 from solvers.penalties import Penalty
 from solvers.rows import by_chunks
 
-__all__ = ["GramObjective", "Moments", "moments"]
+__all__ = ["GramObjective", "Moments", "moments", "products"]
 
 #: Rows in a block: blocks of columns stay in the cache while they are centred and multiplied.
 _BLOCK = 8_192
@@ -120,7 +120,7 @@ def _apart(covariance: np.ndarray, ridge: float) -> bool:
 
 def moments(data: Data) -> Moments:
     """Return means and covariances of the features and of the labels without their offset, in one pass."""
-    each, within = evaluated(_pass, data, Normal())
+    each, within = evaluated(products, data, Normal())
     each = np.asarray(each)  # of each chunk: its weight, and its means
     share = each[:, 0] / data.total
     mean = share @ each[:, 1:]
@@ -129,7 +129,7 @@ def moments(data: Data) -> Moments:
         return Moments(mean, np.asarray(within) / data.total + apart.T @ apart)
 
 
-def _pass(family: Family, X: Any, y: Any, weights: Any, offset: Any) -> Any:
+def products(family: Family, X: Any, y: Any, weights: Any, offset: Any) -> Any:
     """Weight and means of each chunk, and the sum of products about those means."""
     count = X.shape[1] + 1
     out = by_chunks(_products, 1 + count + count * count, X, y, weights, offset)

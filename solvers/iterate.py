@@ -16,7 +16,7 @@ import numpy as np
 from solvers.objective import Evaluation, Objective
 from solvers.result import Point, Result, Status
 
-__all__ = ["Method", "State", "minimise"]
+__all__ = ["Method", "State", "begun", "minimise"]
 
 #: After how many iterations that gain nothing beyond rounding a fit is as far as it gets, and what rounding is.
 _IDLE, _ROUNDING = 10, 4e-16
@@ -92,12 +92,7 @@ def minimise(
     ValueError
         If the method cannot minimise this objective, or the data is not finite.
     """
-    refusal = method.refusal(objective)
-    if refusal is not None:
-        raise ValueError(f"{method.name}: {refusal}.")
-    beta = objective.start() if start is None else np.asarray(start, float)
-    if beta.shape != (objective.size,):
-        raise ValueError(f"start has shape {beta.shape}: must be {(objective.size,)}, the intercept last if there is one.")
+    beta = begun(method, objective, start)
     run = _Run(method, objective, tol, max_iter, callback)
     status = run.go(beta)
     coef, intercept = objective.split(run.best.beta)
@@ -114,6 +109,17 @@ def minimise(
         tuple(run.trace),
         run.best.beta.copy(),
     )
+
+
+def begun(method: Method, objective: Objective, start: np.ndarray | None) -> np.ndarray:
+    """Return where a method begins, or raise ValueError if it cannot minimise this objective, or not from there."""
+    refusal = method.refusal(objective)
+    if refusal is not None:
+        raise ValueError(f"{method.name}: {refusal}.")
+    beta = objective.start() if start is None else np.asarray(start, float)
+    if beta.shape != (objective.size,):
+        raise ValueError(f"start has shape {beta.shape}: must be {(objective.size,)}, the intercept last if there is one.")
+    return beta
 
 
 class _Run:

@@ -178,11 +178,12 @@ def evaluated(body: Callable[..., Any], data: Data, family: Family, *small: Any)
     data, family, small
         What to call it with.
     """
+    if data.asked is not None:
+        data.asked(body, (family, *small))
     if data.local is not None:
         with np.errstate(over="ignore", invalid="ignore"):  # a step may go too far; the solver sees that from the value
             return body(family, *data.local, *small)
-    rows = [part for part in (data.weights, data.offset) if part is not None]
-    return compiled(body, family, data.weights is not None, data.offset is not None)(data.X, data.y, *rows, *small)
+    return compiled(body, family, data.weights is not None, data.offset is not None)(data.X, *data.columns, *small)
 
 
 @functools.lru_cache(maxsize=256)

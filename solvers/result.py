@@ -91,6 +91,8 @@ class Result:
         One for each iteration, the start first.
     beta : numpy.ndarray
         All that was looked for as one vector: give it as ``start`` to go on from here.
+    chunks : graphopt.Choice or None
+        The chunks that were chosen, if that was asked for; print it.
     """
 
     coef: np.ndarray
@@ -104,6 +106,7 @@ class Result:
     method: str
     trace: Sequence[Point] = field(default=(), repr=False)
     beta: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
+    chunks: Any = field(default=None, repr=False)
 
     @property
     def ok(self) -> bool:

@@ -97,6 +97,7 @@ FLOORS = {
         "admm": 5,
         "admm_sync": 6,
         "admm_async": 6,
+        "chunks": 6,
         "fit": 6,
         "path": 7,
         "estimators": 7,
@@ -138,7 +139,7 @@ BESIDE = {
         "tuning": {"demo", "report"},
         "__main__": {"report", "demo", "tuning"},
     },
-    "solvers": {},
+    "solvers": {"fit": {"chunks"}},
 }
 
 STRANGERS = {("graphopt", "passes")}  # packages whose modules do not import each other

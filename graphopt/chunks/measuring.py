@@ -58,10 +58,9 @@ def measured(
     left = until - time.perf_counter()
     trials, failed = survey(lab, space.ways, space.here, _SURVEY * left, say)
     if trials:
-        model = fit([Run(trial.sizes, trial.seconds) for trial in trials], space.executor.workers)
         seen = next((trial for trial in trials if trial.call is not None), None)
         held = (seen and lab.held(seen)) or found.held
-        found = replace(found, model=model, held=held + space.cell * space.call.lazy, trials=trials, failed=failed)
+        found = _fitted(replace(found, held=held + space.cell * space.call.lazy, trials=trials, failed=failed), space)
         found = _confirmed(lab, space, found, terms, lab.clock() + (1 - _SURVEY) * left, say)
     if twin is not step:
         twin.close()
@@ -111,4 +110,11 @@ def _confirmed(
         return part * (known[place].once + 3 * known[place].seconds)
 
     trials, failed = finals(larger, space.ways, promising(known, space.here, **terms), found.trials, seconds, until, say)
-    return replace(found, trials=[*found.trials, *set(trials).difference(found.trials)], failed=found.failed | failed)
+    more = [trial for trial in trials if trial not in found.trials]
+    return _fitted(replace(found, trials=[*found.trials, *more], failed=found.failed | failed), space)
+
+
+def _fitted(found: Found, space: Space) -> Found:
+    """Fit the model to all that was run."""
+    runs = [Run(trial.sizes, trial.seconds) for trial in found.trials if trial.times]
+    return replace(found, model=fit(runs, space.executor.workers))
