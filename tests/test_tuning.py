@@ -58,6 +58,8 @@ def test_a_file_with_a_label(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["--data", "t.csv"], "needs --label"),
         (["--plot", "out.pdf"], "should end in .png or .svg"),
         (["--json", "nowhere/out.json"], "there is no directory"),
+        (["--workers", "2"], "go with --target cluster"),
+        (["--target", "cluster", "--address", "tcp://127.0.0.1:1", "--workers", "2"], "--workers is for a cluster here"),
         (["--rows", "100", "--memory", "much", "--target", "sync"], "much"),
     ],
 )
@@ -69,6 +71,14 @@ def test_what_cannot_be_done_is_one_line(
     (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.endswith("...")]
     assert line.startswith("error: ")
     assert complaint in line
+
+
+@pytest.mark.slow
+def test_on_a_cluster_compiled_and_not(capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--target", "cluster", "compiled-cluster", "--workers", "2", "--json", "-"]
+    assert main([*SMALL, "--rows", "4000", "--columns", "3", *where]) == 0
+    plain, compiled = json.loads(capsys.readouterr().out)["targets"]
+    assert (plain["executor"], compiled["executor"]) == ("dask, cluster, 2 workers", "compiled on a cluster, 2 workers")
 
 
 @pytest.mark.parametrize("options", [["--seconds", "0"], ["--rows", "0"], ["--iterations", "few"]])

@@ -26,7 +26,7 @@ from graphopt.types import GraphoptError
 __all__ = ["TARGETS", "measure_overhead"]
 
 #: What can be named; clients, compiled functions and plans are given.
-TARGETS = ("sync", "threads", "processes", "plan")
+TARGETS = ("sync", "threads", "processes", "compiled")
 
 _LEAST_ROUNDS = 3
 _TIGHT = 0.1  # of a cost: an interval of this width is narrow enough
@@ -46,7 +46,7 @@ def measure_overhead(target: Any, *, seconds: float = 20.0, progress: bool = Tru
     Parameters
     ----------
     target : str, distributed.Client, Compiled or Plan
-        ``"sync"``, ``"threads"`` or ``"processes"`` for dask's own schedulers, a client for its cluster, and ``"plan"`` for
+        ``"sync"``, ``"threads"`` or ``"processes"`` for dask's own schedulers, a client for its cluster, and ``"compiled"`` for
         compiled functions: on the workers of the client that is active, or else on the threads here. A plan says the same, and
         so does a compiled function, with the options that it was compiled with.
     seconds : float
@@ -106,7 +106,7 @@ def _opened(target: Any) -> AbstractContextManager[Subject]:
         return schedulers.on_threads(target)
     if isinstance(target, str) and target == "processes":
         return schedulers.on_processes()
-    if isinstance(target, (Compiled, Plan)) or (isinstance(target, str) and target == "plan"):
+    if isinstance(target, (Compiled, Plan)) or (isinstance(target, str) and target == "compiled"):
         return plans.on_plans(target)
     if hasattr(target, "scheduler_info") and hasattr(target, "scatter"):  # without importing distributed
         return schedulers.on_client(target)

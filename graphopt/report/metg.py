@@ -10,14 +10,14 @@ import argparse
 import csv
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from graphopt.granularity.patterns import PATTERNS
 from graphopt.report.errors import CommandError
 from graphopt.report.files import write_json
 from graphopt.report.options import add_output, check_output, positive, whole
+from graphopt.report.targets import EXPLAINED, add_targets, client_for, targets_of
 from graphopt.report.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -27,17 +27,14 @@ __all__ = ["HELP", "NAME", "configure", "print_table", "run"]
 
 NAME = "metg"
 HELP = "how small tasks may be: METG of dask and of compiled plans"
-#: What the command calls targets; those on clusters need a client.
-TARGETS = ("sync", "threads", "processes", "compiled", "cluster", "compiled-cluster")
 WIDE = 76  # columns, for all of the table
-EPILOG = """\
+EPILOG = f"""\
+{EXPLAINED}Compiled grids run inside graphopt.iterate on clusters, where the loop itself is on the workers.
+
 examples:
   python -m graphopt metg
   python -m graphopt metg --pattern stencil_1d fft --target threads compiled --plot metg.svg
   python -m graphopt metg --pattern all --target cluster compiled-cluster --steps 25 --json -
-
-targets: dask's schedulers sync, threads, processes and cluster; a plan of graphopt.compile on threads (compiled), and inside
-graphopt.iterate on the workers of a cluster (compiled-cluster).
 
 exit status: 0 all well; 1 wrong values; 2 a request that cannot be met
 """
@@ -55,21 +52,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"which tasks read which: {', '.join(PATTERNS)}, all (default stencil_1d)",
     )
-    what.add_argument(
-        "--target",
-        nargs="+",
-        choices=TARGETS,
-        default=["threads", "compiled"],
-        metavar="NAME",
-        help=f"what runs them: {', '.join(TARGETS)} (default threads compiled)",
-    )
     what.add_argument("--width", type=whole, default=8, metavar="N", help="tasks of a row (default %(default)s)")
     what.add_argument("--steps", type=whole, default=125, metavar="N", help="rows (default %(default)s)")
     what.add_argument("--efficiency", type=_share, default=0.5, metavar="E", help="what is to be kept (default %(default)s)")
     what.add_argument("--seconds", type=positive, default=20.0, metavar="S", help="for each curve, about (default 20)")
-    cluster = parser.add_argument_group("cluster")
-    cluster.add_argument("--address", metavar="ADDRESS", help="of a scheduler (default: a cluster of worker processes here)")
-    cluster.add_argument("--workers", type=whole, metavar="N", help="worker processes to start (default 2)")
+    add_targets(parser, "threads", "compiled")
     add_output(parser, csv="all samples", plot="efficiency against granularity")
 
 
@@ -82,11 +69,10 @@ def _share(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the request, measure all curves, show and write them; the exit status."""
+    targets = targets_of(arguments)
     check_output(arguments)
-    if arguments.address and arguments.workers:
-        raise CommandError("--workers is for a cluster of its own; the one at an address has the workers it has")
     terminal = Terminal(quiet=arguments.quiet, stdout_taken=arguments.json == "-")
-    curves = list(_curves(arguments, terminal))
+    curves = list(_curves(targets, arguments, terminal))
     # files first: a reader of the tables that hangs up, such as head, ends the program
     if arguments.json is not None:
         write_json(arguments.json, {"curves": [curve.to_json() for curve in curves]})
@@ -102,13 +88,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _curves(arguments: argparse.Namespace, terminal: Terminal) -> Iterator[Granularity]:
+def _curves(targets: Sequence[str], arguments: argparse.Namespace, terminal: Terminal) -> Iterator[Granularity]:
     from graphopt.granularity import metg
 
     patterns = PATTERNS if "all" in arguments.pattern else tuple(dict.fromkeys(arguments.pattern))
-    targets = tuple(dict.fromkeys(arguments.target))
     options = {name: getattr(arguments, name) for name in ("width", "steps", "seconds", "efficiency")}
-    with _client(arguments, targets) as client:
+    with client_for(targets, arguments) as client:
         for pattern in patterns:
             for target in targets:
                 with_client = {"client": client} if target == "compiled-cluster" else {}
@@ -131,20 +116,6 @@ def _ticking(after_each: Callable[[str], None]) -> Callable[[float, str], None]:
             after_each(state)
 
     return progress
-
-
-@contextmanager
-def _client(arguments: argparse.Namespace, targets: Sequence[str]) -> Iterator[Any]:
-    """Give a client of a cluster, if any target needs one."""
-    if not any("cluster" in target for target in targets):
-        if arguments.address or arguments.workers:
-            raise CommandError("--address and --workers go with --target cluster or compiled-cluster")
-        yield None
-        return
-    from graphopt.report.schedulers import client_of
-
-    with client_of(arguments.workers, arguments.address or "") as client:
-        yield client
 
 
 def write_csv(path: str, curves: Sequence[Granularity]) -> None:

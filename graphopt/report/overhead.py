@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from graphopt.report.errors import CommandError, import_extra
 from graphopt.report.files import write_json
 from graphopt.report.options import add_output, check_output, positive
+from graphopt.report.targets import EXPLAINED, add_targets, client_for, targets_of
 from graphopt.report.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -26,20 +26,12 @@ __all__ = ["HELP", "NAME", "configure", "draw", "run", "write_csv"]
 
 NAME = "overhead"
 HELP = "what a task, a dependency, a call and a byte cost on each scheduler"
-HERE = ("sync", "threads", "processes", "plan")
-CLUSTER = ("cluster", "cluster-plan")
-DEFAULT = ("sync", "threads", "plan")
-EPILOG = """\
-targets:
-  sync, threads, processes   dask's own schedulers
-  plan                       functions compiled by graphopt, replayed on threads
-  cluster, cluster-plan      dask and compiled functions on a cluster of its own, two processes of one thread
-  tcp://...                  the cluster whose scheduler has this address
-
+EPILOG = f"""\
+{EXPLAINED}
 examples:
   python -m graphopt overhead
-  python -m graphopt overhead --target sync threads processes cluster plan cluster-plan --plot overhead.svg
-  python -m graphopt overhead --target tcp://scheduler:8786 --seconds 60 --json overhead.json
+  python -m graphopt overhead --target sync threads processes cluster compiled compiled-cluster --plot overhead.svg
+  python -m graphopt overhead --target cluster --address tcp://scheduler:8786 --seconds 60 --json overhead.json
 
 exit status: 0 all well; 2 a request that cannot be met
 """
@@ -60,13 +52,7 @@ LABEL_COLUMNS, TARGET_COLUMNS = 24, 12  # of the table
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.epilog = EPILOG
-    parser.add_argument(
-        "--target",
-        nargs="+",
-        action="extend",
-        metavar="TARGET",
-        help=f"what to measure, several allowed (default {' '.join(DEFAULT)})",
-    )
+    add_targets(parser, "sync", "threads", "compiled")
     parser.add_argument(
         "--seconds", type=positive, default=20.0, metavar="S", help="time for each target at most (default %(default)g)"
     )
@@ -75,14 +61,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the request, measure, show; the exit status."""
-    targets = list(dict.fromkeys(arguments.target or DEFAULT))
-    for target in targets:
-        if target not in (*HERE, *CLUSTER) and "://" not in target:
-            named = ", ".join((*HERE, *CLUSTER))
-            raise CommandError(f"--target {target}: there is no such target; it can be {named} or the address of a scheduler")
+    targets = targets_of(arguments)
     check_output(arguments)
     terminal = Terminal(quiet=arguments.quiet, stdout_taken=arguments.json == "-")
-    found = {target: _measured(target, arguments.seconds, terminal) for target in targets}
+    found = {target: _measured(target, arguments, terminal) for target in targets}
     _show(found, terminal)
     if arguments.json is not None:
         write_json(arguments.json, {target: overhead.to_dict() for target, overhead in found.items()})
@@ -96,30 +78,18 @@ def run(arguments: argparse.Namespace) -> int:
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
-def _measured(target: str, seconds: float, terminal: Terminal) -> Overhead:
+def _measured(target: str, arguments: argparse.Namespace, terminal: Terminal) -> Overhead:
     from graphopt.overhead import measure_overhead  # dask, NumPy and the optimiser: not for --help
     from graphopt.types import ClusterError
 
     if not terminal.log.is_terminal:
         terminal.log.print(f"measuring {target} ...", markup=False)
-    with _client(target) as client:
+    with client_for([target], arguments) as client:
         try:
-            what = target if target in HERE else "plan" if target == "cluster-plan" else client
-            return measure_overhead(what, seconds=seconds, progress=not terminal.log.quiet)
+            what = client if target == "cluster" else target.removesuffix("-cluster")
+            return measure_overhead(what, seconds=arguments.seconds, progress=not terminal.log.quiet)
         except ClusterError as error:
             raise CommandError(f"{target}: {error}") from error
-
-
-@contextmanager
-def _client(target: str) -> Iterator[Any]:
-    """Give a client for a target that needs one."""
-    if target in HERE:
-        yield None
-        return
-    from graphopt.report.schedulers import client_of
-
-    with client_of(None, "" if target in CLUSTER else target) as client:
-        yield client
 
 
 # -- showing -----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Choose chunk sizes for a usual step on generated data or a file, by timing it on samples of that data, and say why.
 
-Each target is a way to run the step: dask's threads, the compiled step on this machine's threads, the compiled step on a
-cluster of two worker processes, or dask itself on such a cluster. BLAS is held to one thread everywhere.
+BLAS is held to one thread everywhere.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import argparse
 
 from graphopt.report.errors import CommandError
 from graphopt.report.options import add_output, check_output, positive, whole
+from graphopt.report.targets import EXPLAINED, add_targets, targets_of
 from graphopt.report.terminal import Terminal
 
 __all__ = ["HELP", "NAME", "configure", "run"]
@@ -17,11 +17,11 @@ __all__ = ["HELP", "NAME", "configure", "run"]
 NAME = "chunks"
 HELP = "chunk sizes chosen by timing a step on samples of its data"
 PROBLEMS = ("logistic", "least-squares", "k-means", "gram")
-TARGETS = ("threads", "sync", "compiled", "cluster", "dask-cluster")
-EPILOG = """\
+EPILOG = f"""\
+{EXPLAINED}
 examples:
   python -m graphopt chunks
-  python -m graphopt chunks --rows 200000 --columns 300 --target threads compiled cluster --plot chunks.svg
+  python -m graphopt chunks --rows 200000 --columns 300 --target threads compiled compiled-cluster --plot chunks.svg
   python -m graphopt chunks --data X.npy --problem k-means --sweep --csv chunks.csv
   python -m graphopt chunks --data policies.parquet --label claim --json -
 
@@ -47,11 +47,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--out-of-core", action="store_true", help="load .npy and .zarr data in each call, do not keep it")
     job = parser.add_argument_group("the step")
     job.add_argument("--problem", choices=PROBLEMS, default="logistic", help="(default %(default)s)")
-    job.add_argument("--target", nargs="+", choices=TARGETS, default=["threads", "compiled"], help="(default threads compiled)")
     job.add_argument("--iterations", type=whole, default=100, metavar="N", help="calls to come (default %(default)s)")
     job.add_argument("--seconds", type=positive, default=10.0, metavar="S", help="for each target (default %(default)s)")
     job.add_argument("--memory", metavar="BYTES", help="the most that chunks in flight may take, such as 2GiB")
     job.add_argument("--sweep", action="store_true", help="also time each candidate on all data")
+    add_targets(parser, "threads", "compiled")
     add_output(parser, csv="a line for each candidate", plot="time against chunk size")
 
 
@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandError("--rows and --columns are for generated data; --data takes all of the file")
     if arguments.label is not None and arguments.data is None:
         raise CommandError("--label goes with --data FILE")
+    arguments.target = targets_of(arguments)
     check_output(arguments)
     from graphopt.tuning import job  # dask, NumPy and the optimiser: not for --help
 

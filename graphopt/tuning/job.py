@@ -16,6 +16,7 @@ from graphopt.cost import in_units
 from graphopt.report.errors import CommandError
 from graphopt.report.files import pyplot, write_json
 from graphopt.report.schedulers import running
+from graphopt.report.targets import on_cluster
 from graphopt.report.terminal import Terminal
 from graphopt.tuning.figure import draw
 from graphopt.tuning.problems import STEPS, prepared
@@ -23,13 +24,6 @@ from graphopt.tuning.sweep import sweep
 
 __all__ = ["Outcome", "run"]
 
-SCHEDULERS = {
-    "threads": "threads",
-    "sync": "sync",
-    "compiled": "threads",
-    "cluster": "distributed",
-    "dask-cluster": "distributed",
-}
 STATES = 40  # of the progress bar: some trials, and rounds in which they take turns
 
 
@@ -71,9 +65,10 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _outcome(target: str, given: tuple[Any, ...], arguments: argparse.Namespace, terminal: Terminal) -> Outcome:
     step = STEPS[arguments.problem]
-    with running(SCHEDULERS[target], None):
-        args = _there(given) if SCHEDULERS[target] == "distributed" else given
-        call = go.compile(step) if target in ("compiled", "cluster") else step
+    name = "distributed" if on_cluster(target) else "threads" if target == "compiled" else target
+    with running(name, arguments.workers, arguments.address if on_cluster(target) else ""):
+        args = _there(given) if on_cluster(target) else given
+        call = go.compile(step) if target.startswith("compiled") else step
         options = {"iterations": arguments.iterations, "seconds": arguments.seconds, "memory": arguments.memory}
         with terminal.progress(f"choosing for {target}", STATES) as say:
             try:
