@@ -84,7 +84,7 @@ def test_work_asks_for_a_chunk_for_each_thread(monkeypatch: pytest.MonkeyPatch) 
         choice = go.auto_chunks(data(6_000)[0], lambda X: X.sum())
     assert choice.chosen.count == 3
     assert choice.bound == "parallelism"
-    assert choice.executor == "dask, threads, 3 threads"
+    assert choice.executor == "dask, 3 threads"
 
 
 def test_a_change_that_does_not_pay_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def test_on_a_cluster_compiled_and_not(capsys: pytest.CaptureFixture[str]) -> No
     where = ["--target", "cluster", "compiled-cluster", "--workers", "2", "--json", "-"]
     assert main([*SMALL, "--rows", "4000", "--columns", "3", *where]) == 0
     plain, compiled = json.loads(capsys.readouterr().out)["targets"]
-    assert (plain["executor"], compiled["executor"]) == ("dask, cluster, 2 workers", "compiled on a cluster, 2 workers")
+    assert (plain["executor"], compiled["executor"]) == ("dask, 2 workers", "compiled, 2 workers")
 
 
 @pytest.mark.parametrize("options", [["--seconds", "0"], ["--rows", "0"], ["--iterations", "few"]])

@@ -36,6 +36,8 @@ class Candidate:
         Seconds of a call as they were timed; None if it was not run.
     part : float
         On what part of the data that was: 1 for all; what is less is reckoned up by the model.
+    final : bool
+        Whether that was in the finals, in turns with others on all data: only those are to be compared with each other.
     held : int
         Bytes that the chunks in flight hold in one process.
     once : float
@@ -48,6 +50,7 @@ class Candidate:
     predicted: float
     measured: float | None
     part: float
+    final: bool
     held: int
     once: float
 
@@ -162,16 +165,23 @@ class Choice:
         ]
         for one in self.candidates:
             mark = ">" if one is self.chosen else "*" if one is self.present else " "
-            seen = "" if one.measured is None else "~" * (one.part < 1) + in_units(one.measured)
+            seen = "" if one.measured is None else "~" * _rough(one, self.candidates) + in_units(one.measured)
             size = format_bytes(one.nbytes)
             lines.append(f"{mark} {one.count:>6}  {_by(one.shape)[:12]:12} {size:>9} {in_units(one.predicted):>10} {seen:>10}")
         lines += [line for note in self.notes for line in _wrapped(f"note: {note}")]
-        if any(0 < one.part < 1 for one in self.candidates):
-            lines.append(f"~ reckoned up from a sample of {format_bytes(self.sampled)}")
+        if any(_rough(one, self.candidates) for one in self.candidates):
+            lines.append(f"~ from the survey, of {format_bytes(self.sampled)}; the rest from the finals, in turns")
         lines.append(f"> chosen, * as it was; {self.seconds:.1f} s")
         return "\n".join(lines)
 
     __repr__ = __str__
+
+
+def _rough(one: Candidate, others: Sequence[Candidate]) -> bool:
+    """Say whether a time is from the survey: of a sample, or at another time than those that took turns in the finals."""
+    return (
+        one.measured is not None and (one.part < 1 or not one.final) and any(other.final or other.part < 1 for other in others)
+    )
 
 
 def _by(shape: Sequence[int]) -> str:

@@ -64,8 +64,9 @@ class Executor:
         return self.kind.startswith("compiled")
 
     def __str__(self) -> str:
-        who = "dask, " + self.kind if not self.compiled else self.kind
-        return f"{who}, {self.workers} {'worker' if self.client else 'thread'}{'s' * (self.workers != 1)}"
+        each = "worker" if self.client else "process" if self.kind == "processes" else "thread"
+        plural = "es" if each == "process" else "s"
+        return f"{'compiled' if self.compiled else 'dask'}, {self.workers} {each}{plural * (self.workers != 1)}"
 
 
 def executor_of(step: Callable[..., Any]) -> Executor:

@@ -160,11 +160,13 @@ def measured_of(space: Space, found: Found, place: int) -> tuple[float, float] |
 
 def candidates(space: Space, found: Found, options: Sequence[Option]) -> list[Candidate]:
     """Describe the ways."""
+    finalists = {trial.place for trial in found.trials if trial.final}
     out = []
     for place, (way, option) in enumerate(zip(space.ways, options, strict=True)):
         shape = tuple(typical(way.get(axis, lengths)) for axis, lengths in enumerate(space.call.array.chunks))
         nbytes = int(space.cell * math.prod(shape[axis] for axis in space.call.axes))
         measured, part = measured_of(space, found, place) or (None, 0.0)
         predicted = found.model.seconds(option.sizes) + found.extra
-        out.append(Candidate(len(option.sizes), shape, nbytes, predicted, measured, part, option.held, option.once))
+        final = place in finalists
+        out.append(Candidate(len(option.sizes), shape, nbytes, predicted, measured, part, final, option.held, option.once))
     return out

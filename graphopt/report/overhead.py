@@ -46,7 +46,7 @@ STYLE = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "graphopt",  # the same file each time
 }
-LABEL_COLUMNS, TARGET_COLUMNS = 24, 12  # of the table
+LABEL_COLUMNS, TARGET_COLUMNS = 23, 12  # of the table, at least
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +97,8 @@ def _measured(target: str, arguments: argparse.Namespace, terminal: Terminal) ->
 
 def _show(found: dict[str, Overhead], terminal: Terminal) -> None:
     """Print a table with a column for each target, or one table after the other where they do not fit side by side."""
-    if len(found) == 1 or terminal.results.width < LABEL_COLUMNS + TARGET_COLUMNS * len(found):
+    wide = LABEL_COLUMNS + sum(max(TARGET_COLUMNS, len(target) + 2) for target in found)
+    if len(found) == 1 or terminal.results.width < wide:
         terminal.say("\n\n".join(str(overhead) for overhead in found.values()))
         return
     from rich import box
@@ -106,7 +107,7 @@ def _show(found: dict[str, Overhead], terminal: Terminal) -> None:
     from graphopt.cost import in_units
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     columns = []
     for target, overhead in found.items():
         table.add_column(target, justify="right")

@@ -28,7 +28,7 @@ examples:
 problems: the loss and gradient of a logistic regression; the gradient of least squares; Lloyd's step of k-means with
 eight centres; and gram, X.T (X v).
 
-In the table, > marks what was chosen and * what was there. Measured times are reckoned up from samples; --sweep times
+In the table, > marks what was chosen and * what was there. Times with ~ are reckoned up from samples; --sweep times
 each candidate on all data as well.
 
 exit status: 0 all well; 2 a request that cannot be met

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
+_TICKS = 9  # so many labels fit along an axis
+
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -38,18 +40,28 @@ def draw(pyplot: Any, title: str, outcomes: Sequence[Outcome], path: str) -> Non
         pyplot.close(figure)
 
 
+def _apart(numbers: Sequence[int]) -> list[int]:
+    """Return as many of these increasing numbers as can be written beside each other on a logarithmic axis."""
+    least = (numbers[-1] / numbers[0]) ** (1 / _TICKS)
+    kept = list(numbers[:1])
+    for number in numbers[1:]:
+        if number >= kept[-1] * max(least, 1 + 1e-9):
+            kept.append(number)
+    return kept
+
+
 def _panel(axes: Any, outcome: Outcome) -> None:
     choice = outcome.choice
     shown = sorted(choice.candidates, key=lambda one: one.shape[0])
     axes.plot([one.shape[0] for one in shown], [1e3 * one.predicted for one in shown], "-", color=INK, label="predicted")
-    seen = [one for one in shown if one.measured is not None]
-    axes.plot(
-        [one.shape[0] for one in seen], [1e3 * (one.measured or 0) for one in seen], "o", color="#1f6f9f", label="samples"
-    )
+    for label, final, fill in (("survey", False, "none"), ("finals", True, "#1f6f9f")):
+        seen = [(one.shape[0], 1e3 * one.measured) for one in shown if one.measured is not None and one.final is final]
+        if seen:
+            axes.plot(*zip(*seen, strict=True), "o", color="#1f6f9f", markerfacecolor=fill, label=label)
     swept = [one for one in shown if one.count in outcome.swept]
     if swept:
         times = [1e3 * outcome.swept[one.count] for one in swept]
-        axes.plot([one.shape[0] for one in swept], times, "x", color="#b5541c", label="all data")
+        axes.plot([one.shape[0] for one in swept], times, "x", color="#b5541c", label="sweep of all data")
     chosen = choice.chosen
     axes.axvline(chosen.shape[0], color=INK, linestyle=":", linewidth=1)
     what = f" {chosen.count} of {chosen.shape[0]} rows, {in_units(chosen.predicted)} \n decided by {choice.bound} "
@@ -57,11 +69,12 @@ def _panel(axes: Any, outcome: Outcome) -> None:
     axes.annotate(what, (chosen.shape[0], 0.97), xycoords=("data", "axes fraction"), va="top", ha=side, fontsize=8)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    ticks = [one.shape[0] for one in shown][:: -(-len(shown) // 7)]
+    ticks = _apart([one.shape[0] for one in shown])
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.xaxis.minorticks_off()
-    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        which(lambda value, _: f"{value:g}")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if high < 20 * low else "")  # there may be no power of ten
     axes.set_xlabel("rows of a chunk")
     axes.set_ylabel("milliseconds a call")
     axes.set_title(f"{outcome.target}: {choice.executor}", loc="left", fontsize=10)
