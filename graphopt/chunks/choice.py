@@ -155,19 +155,20 @@ class Choice:
         return "the chunks are good as they are"
 
     def __str__(self) -> str:
+        wide = max(len(_by(one.shape)) for one in self.candidates)
         here = "changed to" if self.pays else "kept at"
         lines = [
             f"Chunks {here} {self.chosen.count} of {_by(self.chosen.shape)} ({format_bytes(self.chosen.nbytes)})",
             *_wrapped(f"why: {self.why}"),
             f"decided by: {self.bound}; on {self.executor}",
             "",
-            "  chunks  of               size  predicted   measured",
+            f"  chunks  {'of':{wide}} {'size':>10}  predicted   measured",
         ]
         for one in self.candidates:
             mark = ">" if one is self.chosen else "*" if one is self.present else " "
             seen = "" if one.measured is None else "~" * _rough(one, self.candidates) + in_units(one.measured)
             size = format_bytes(one.nbytes)
-            lines.append(f"{mark} {one.count:>6}  {_by(one.shape)[:12]:12} {size:>9} {in_units(one.predicted):>10} {seen:>10}")
+            lines.append(f"{mark} {one.count:>6}  {_by(one.shape):{wide}} {size:>10} {in_units(one.predicted):>10} {seen:>10}")
         lines += [line for note in self.notes for line in _wrapped(f"note: {note}")]
         if any(_rough(one, self.candidates) for one in self.candidates):
             lines.append(f"~ from the survey, of {format_bytes(self.sampled)}; the rest from the finals, in turns")
