@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,22 +112,36 @@ def prepare(X: Any, y: Any, family: Family, *, weights: Any = None, offset: Any 
         raise ValueError("X has no rows.")
     if not X.shape[1]:
         raise ValueError("X has no features.")
-    ones = da.ones_like(y, dtype=float) if weights is None else weights
-    bad = family.wrong(y)
-    asked = [bad.sum(), ones.sum(), (ones * da.where(bad, 0.0, y)).sum(), (~(ones >= 0)).sum()]
-    if offset is not None:
-        asked.append((~np.isfinite(offset)).sum())
-    wrong, total, sum_y, negative, *odd = compute(*asked)
+    wrong, total, sum_y, negative, odd = compute(_looked_at(family, y, weights, offset))[0]
     if wrong:
-        raise ValueError(f"y: {wrong} of {sum(rows)} labels are not {family.labels}, as {family!r} needs them.")
+        raise ValueError(f"y: {wrong:.0f} of {sum(rows)} labels are not {family.labels}, as {family!r} needs them.")
     if negative or not np.isfinite(total):
         raise ValueError("weights: must be finite numbers of at least 0.")
     if total <= 0:
         raise ValueError("weights: all are zero.")
-    if any(odd):
-        raise ValueError(f"offset: {odd[0]} of {sum(rows)} are not finite.")
+    if odd:
+        raise ValueError(f"offset: {odd:.0f} of {sum(rows)} are not finite.")
     local = compute(X, y, weights, offset, scheduler="sync") if few else None
     return Data(X, y, weights, offset, sum(rows), float(total), float(sum_y / total), names, local)
+
+
+def _looked_at(family: Family, y: Any, weights: Any, offset: Any) -> Any:
+    """Return how many labels are wrong, the sums of weights and of labels, and how many weights and offsets are wrong."""
+    columns = [column[:, None] for column in (y, weights, offset) if column is not None]
+    look = functools.partial(_look, family=family, weighted=weights is not None, shifted=offset is not None)
+    options: Any = {"chunks": ((1,) * y.numblocks[0], (5,)), "dtype": float, "meta": np.empty((0, 0))}
+    return da.map_blocks(look, *columns, **options).sum(axis=0)
+
+
+def _look(*columns: np.ndarray, family: Family, weighted: bool, shifted: bool) -> np.ndarray:
+    y = columns[0].ravel()
+    weights = columns[1].ravel() if weighted else None
+    bad = family.wrong(y)
+    wrong = np.count_nonzero(bad)
+    good = np.where(bad, 0.0, y) if wrong else y
+    with np.errstate(all="ignore"):  # what is not finite is refused
+        sums = (len(y), good.sum(), 0) if weights is None else (weights.sum(), weights @ good, np.count_nonzero(~(weights >= 0)))
+    return np.array([[wrong, *sums, np.count_nonzero(~np.isfinite(columns[-1])) if shifted else 0]], float)
 
 
 def matrix(X: Any) -> Any:

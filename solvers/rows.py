@@ -63,7 +63,8 @@ class Rows:
             for start in range(0, len(self), block):
                 rows = slice(start, start + block)
                 X, y = self.X if self.sparse else self.X[rows], self.y[rows]
-                eta = X @ w + b
+                eta = X @ w
+                eta += b
                 if self.offset is not None:
                     eta += self.offset[rows]
                 r = self._weighed(self.family.first(eta, y), rows)

@@ -139,7 +139,7 @@ BESIDE = {
         "tuning": {"demo", "report"},
         "__main__": {"report", "demo", "tuning"},
     },
-    "solvers": {"fit": {"chunks"}},
+    "solvers": {"objective": {"rows"}, "fit": {"chunks"}},
 }
 
 STRANGERS = {("graphopt", "passes")}  # packages whose modules do not import each other
