@@ -116,16 +116,20 @@ class ADMM:
         data, size = objective.data, objective.size
         how = np.array([1.0 / data.total, self.relax])
         given = () if kind == "first" else (blocks,)
-        kept, sums = evaluated(_pass(objective.intercept, kind), data, objective.family, *given, z, how)
+        kept, sums = evaluated(_pass(objective.intercept, kind), data, objective.family, *given, objective.original(z), how)
         at: Evaluation = objective.ridged(z, float(sums[0]), sums[1 : size + 1])
-        pull = sums[size + 1 : 2 * size + 1]
-        metric = sums[2 * size + 1 :].reshape(size, size) if kind != "kept" or before is None else before.metric
+        # What chunks solve does not depend on units, but what is penalised is in those of the objective.
+        pull = objective.pulled(sums[size + 1 : 2 * size + 1])
+        if kind == "kept" and before is not None:
+            metric = before.metric
+        else:
+            metric = objective.squared(sums[2 * size + 1 :].reshape(size, size))
         fresh = 0 if before is None else before.fresh + (kind != "kept")
         certificate = np.inf if before is None else _certificate(objective, before)
         if not (np.isfinite(at.value) and np.isfinite(pull).all()):
             return _Consensus(z, at, z, kept, metric, 0.0, fresh, certificate)
         # The ridge of the penalty is on z's side: it curves there, and the chunks know nothing of it.
-        ridge = at.gradient - sums[1 : size + 1]
+        ridge = objective.ridges() * z
         curved = metric + np.diag(objective.ridges())
         if objective.penalty.smooth:
             factor = factored(curved)

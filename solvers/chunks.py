@@ -60,7 +60,7 @@ def recut(
         return objective, None
     except _Asked as asked:
         body, arguments = asked.body, asked.arguments
-    if body is gram.products:
+    if body is gram.once:
         return objective, None
     family, *small = arguments
     step = compiled(body, family, data.weights is not None, data.offset is not None)

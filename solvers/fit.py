@@ -18,6 +18,7 @@ from solvers.giant import Giant
 from solvers.gradient import GradientDescent
 from solvers.gram import GramObjective
 from solvers.iterate import Method, minimise
+from solvers.moments import standardised
 from solvers.multinomial import Multinomial, MultinomialObjective
 from solvers.newton import Newton, ProximalNewton
 from solvers.objective import Objective
@@ -60,6 +61,7 @@ def fit(
     penalty: Penalty | None = None,
     solver: str | Method = "auto",
     intercept: bool = True,
+    standardize: bool = False,
     weights: Any = None,
     offset: Any = None,
     start: Any = None,
@@ -87,6 +89,9 @@ def fit(
         "admm".
     intercept : bool
         Whether to fit one.
+    standardize : bool
+        Whether the penalty is of coefficients in units of the features' standard deviations. Coefficients come back, and
+        ``start`` is taken, in the features' own units.
     weights, offset : array of shape (rows,), optional
         How much each row counts; what is added to its linear predictor.
     start : array, optional
@@ -126,17 +131,22 @@ def fit(
     """
     kind = family_of(family)
     data = prepare(X, y, kind, weights=weights, offset=offset)
-    objective = objective_of(data, kind, penalty or Unpenalised(), intercept=intercept)
+    objective = objective_of(data, kind, penalty or Unpenalised(), intercept=intercept, standardize=standardize)
+    before = objective.passes
     options: dict[str, Any] = {"chunks": chunks, "callback": callback, "progress": progress}
-    return solve(objective, solver, start=start, tol=tol, max_iter=max_iter, **options)
+    result = solve(objective, solver, start=start, tol=tol, max_iter=max_iter, **options)
+    return replace(result, passes=before + result.passes)
 
 
-def objective_of(data: Data, family: Family, penalty: Penalty, *, intercept: bool = True) -> Objective:
+def objective_of(
+    data: Data, family: Family, penalty: Penalty, *, intercept: bool = True, standardize: bool = False
+) -> Objective:
     """Return the objective of a family: most have a number for each row, some have more to look for."""
     kind = OBJECTIVES.get(type(family), Objective)
     if kind is GramObjective and data.features > _SOME:  # so many products are not worth their memory
         kind = Objective
-    return kind(data, family, penalty, intercept=intercept)
+    objective = kind(data, family, penalty, intercept=intercept)
+    return standardised(objective) if standardize else objective
 
 
 def solve(

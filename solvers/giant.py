@@ -63,8 +63,7 @@ class Giant:
 
     def step(self, objective: Objective, state: _Curved) -> _Curved | None:
         gradient = state.at.gradient
-        ridges = objective.ridges()
-        told = _steps(state.blocks, gradient, ridges)
+        told = _told(objective, state.blocks, gradient)
         parts = told[:-1] / told[-1] if told[-1] > 0 else gradient
         first = 1.0 if told[-1] > 0 else min(1.0, 1.0 / float(np.abs(gradient).max()))
         slope = -float(parts @ gradient)
@@ -79,11 +78,21 @@ class Giant:
         return None if found is None else found.found
 
 
+def _told(objective: Objective, blocks: Any, gradient: np.ndarray) -> np.ndarray:
+    """Return the sum of the chunks' steps, each times its weight, and the sum of those weights."""
+    ridges, units = objective.ridges(), objective.units
+    if units is None:
+        return _steps(blocks, gradient, ridges)
+    ridges[: objective.penalised] *= units.finite**2  # Hessians are in the features' units: so is all that goes with them
+    told = _steps(blocks, units.pushed(gradient), ridges)
+    return np.append(units.standard(told[:-1]), told[-1])
+
+
 def _evaluated(objective: Objective, beta: np.ndarray) -> _Curved:
     """Evaluate in one pass, and let the chunks keep their Hessians."""
     objective.passes += 1
     how = np.array([1.0 / objective.data.total])
-    blocks, sums = evaluated(_pass(objective.intercept), objective.data, objective.family, beta, how)
+    blocks, sums = evaluated(_pass(objective.intercept), objective.data, objective.family, objective.original(beta), how)
     at: Evaluation = objective.ridged(beta, float(sums[0]), sums[1:])
     return _Curved(beta, at, blocks)
 

@@ -107,7 +107,7 @@ def minimise(
         time.perf_counter() - run.begun,
         f"{method.name}{f' ({why})' if why else ''}",
         tuple(run.trace),
-        run.best.beta.copy(),
+        objective.original(run.best.beta).copy(),
     )
 
 
@@ -119,7 +119,7 @@ def begun(method: Method, objective: Objective, start: np.ndarray | None) -> np.
     beta = objective.start() if start is None else np.asarray(start, float)
     if beta.shape != (objective.size,):
         raise ValueError(f"start has shape {beta.shape}: must be {(objective.size,)}, the intercept last if there is one.")
-    return beta
+    return beta if start is None else objective.standard(beta)
 
 
 class _Run:
@@ -152,7 +152,7 @@ class _Run:
                     self.best, self.point = state, point
                 if not np.isfinite(point.objective) or np.abs(state.beta).max() > _ENDLESS:
                     return Status.UNBOUNDED
-                if self.callback is not None and self.callback(point, state.beta) is True:
+                if self.callback is not None and self.callback(point, self.objective.original(state.beta)) is True:
                     return Status.INTERRUPTED
         except KeyboardInterrupt:
             return Status.INTERRUPTED

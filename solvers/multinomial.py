@@ -89,6 +89,7 @@ class MultinomialObjective(Objective):
 
     def split(self, beta: np.ndarray) -> tuple[np.ndarray, Any]:
         """Return coefficients, a row for each class, and intercepts whose sum is 0."""
+        beta = self.original(beta)
         w, b = beta[: self.penalised].reshape(self.family.classes, -1), beta[self.penalised :]
         return w, b - b.mean() if self.intercept else np.zeros(len(w))
 

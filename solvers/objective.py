@@ -27,6 +27,7 @@ from solvers.families import Family
 from solvers.kernels import product, square, transposed
 from solvers.penalties import Penalty
 from solvers.rows import Rows, by_chunks
+from solvers.units import Units
 
 __all__ = ["Evaluation", "Objective", "back", "evaluated", "gram", "times"]
 
@@ -61,11 +62,14 @@ class Objective:
     ----------
     passes : int
         How many passes over the data were made.
+    units : Units, or None
+        Those in which the vector is and which the penalty is in; None if they are the features' own.
     """
 
     def __init__(self, data: Data, family: Family, penalty: Penalty, *, intercept: bool = True) -> None:
         self.data, self.family, self.penalty, self.intercept = data, family, penalty, intercept
         self.passes = 0
+        self.units: Units | None = None
         penalty._check(np.empty(self.penalised))
 
     def under(self, penalty: Penalty) -> Objective:
@@ -74,6 +78,16 @@ class Objective:
         other = copy.copy(self)
         other.penalty = penalty
         return other
+
+    def within(self, units: Units) -> Objective:
+        """Return the same objective of coefficients in other units, which the penalty is of then."""
+        other = copy.copy(self)
+        other.units = units
+        return other
+
+    def spreads(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return means and standard deviations of the features, if the objective knows them or needs them anyway."""
+        return None
 
     @property
     def plain(self) -> bool:
@@ -100,8 +114,25 @@ class Objective:
             beta[-1] = self.family.link(self.data.label)
         return self.prox(beta, 1.0)
 
+    def original(self, beta: np.ndarray) -> np.ndarray:
+        """Return what is looked for in the features' own units, as chunks and callers have it."""
+        return beta if self.units is None else self.units.original(beta)
+
+    def standard(self, beta: np.ndarray) -> np.ndarray:
+        """Return what callers give in the units of the objective."""
+        return beta if self.units is None else self.units.standard(beta)
+
+    def pulled(self, gradient: np.ndarray) -> np.ndarray:
+        """Return derivatives in the units of the objective from those in the features' own."""
+        return gradient if self.units is None else self.units.pulled(gradient)
+
+    def squared(self, hessian: np.ndarray) -> np.ndarray:
+        """Return second derivatives in the units of the objective from those in the features' own."""
+        return hessian if self.units is None else self.units.squared(hessian)
+
     def split(self, beta: np.ndarray) -> tuple[np.ndarray, Any]:
-        """Return coefficients and intercept."""
+        """Return coefficients and intercept, in the features' own units."""
+        beta = self.original(beta)
         return (beta[:-1], float(beta[-1])) if self.intercept else (beta, 0.0)
 
     def __call__(self, beta: np.ndarray, *, hessian: bool = False) -> Evaluation:
@@ -136,7 +167,7 @@ class Objective:
         return self.ridged(beta, *means)
 
     def ridged(self, beta: np.ndarray, loss: float, gradient: np.ndarray, hessian: np.ndarray | None = None) -> Evaluation:
-        """Return the smooth part at a point whose mean loss is known, with its derivatives.
+        """Return the smooth part at a point whose mean loss is known, with its derivatives in the features' own units.
 
         Raises
         ------
@@ -145,7 +176,8 @@ class Objective:
         """
         if not np.isfinite(loss) and not self._is_finite():
             raise ValueError("X holds NaN or infinite numbers.")
-        ridges = self.ridges()
+        ridges, gradient = self.ridges(), self.pulled(gradient)
+        hessian = None if hessian is None else self.squared(hessian)
         with np.errstate(over="ignore", invalid="ignore"):  # a step may go too far; the solver sees that from the value
             value, gradient = loss + 0.5 * float(ridges @ beta**2), gradient + ridges * beta
         return Evaluation(value, gradient, None if hessian is None else hessian + np.diag(ridges))

@@ -48,6 +48,7 @@ def path(
     family: str | Family = "normal",
     solver: str | Method = "auto",
     intercept: bool = True,
+    standardize: bool = False,
     weights: Any = None,
     offset: Any = None,
     tol: float = 1e-6,
@@ -59,7 +60,7 @@ def path(
 
     Parameters
     ----------
-    X, y, family, solver, intercept, weights, offset, tol, max_iter
+    X, y, family, solver, intercept, standardize, weights, offset, tol, max_iter
         As in `fit`; ``max_iter`` is for each strength.
     strengths : iterable of float, optional
         The strengths, best from the largest to the smallest. By default ``count`` of them, from the smallest for which all
@@ -100,10 +101,12 @@ def path(
         raise ValueError(f"path(count={count!r}, ratio={ratio!r}): must be at least 1, and between 0 and 1.")
     kind = family_of(family)
     data = prepare(X, y, kind, weights=weights, offset=offset)
-    objective = objective_of(data, kind, penalty(1.0 if given is None else given[0]), intercept=intercept)
+    first = penalty(1.0 if given is None else given[0])
+    objective = objective_of(data, kind, first, intercept=intercept, standardize=standardize)
     beta = None
     if given is None:
         objective, beta, largest = _start(objective, penalty, tol)
+        beta = objective.original(beta)
         given = (largest, *np.geomspace(largest, ratio * largest, count).tolist()[1:])
     before, results = objective.passes, []
     for strength in given:
@@ -120,7 +123,7 @@ def _start(objective: Objective, penalty: Callable[[float], Penalty], tol: float
     beta = null.start()
     at = null(beta)
     if np.abs(null.residual(beta, at.gradient)).max() > 0.01 * tol:
-        beta = solve(null, start=beta, tol=0.01 * tol).beta
+        beta = null.standard(solve(null, start=null.original(beta), tol=0.01 * tol).beta)
         at = null(beta)
     down = -at.gradient[: null.penalised]
     if not down.any():

@@ -61,6 +61,7 @@ class ScaledObjective(Objective):
         return _LEAST * max(self._spread, abs(self.data.label)) or _LEAST
 
     def split(self, beta: np.ndarray) -> tuple[np.ndarray, Any]:
+        beta = self.original(beta)
         return beta[: self.penalised], float(beta[-2]) if self.intercept else 0.0
 
     def __call__(self, beta: np.ndarray, *, hessian: bool = False) -> Evaluation:

@@ -79,11 +79,13 @@ FLOORS = {
         "families": 1,
         "penalties": 1,
         "linesearch": 1,
+        "units": 1,
         "data": 2,
         "kernels": 2,
         "objective": 3,
         "rows": 3,
         "iterate": 4,
+        "moments": 4,
         "gram": 4,
         "multinomial": 4,
         "quadratic": 4,
@@ -139,7 +141,7 @@ BESIDE = {
         "tuning": {"demo", "report"},
         "__main__": {"report", "demo", "tuning"},
     },
-    "solvers": {"objective": {"rows"}, "fit": {"chunks"}},
+    "solvers": {"objective": {"rows"}, "gram": {"moments"}, "fit": {"chunks"}},
 }
 
 STRANGERS = {("graphopt", "passes")}  # packages whose modules do not import each other
