@@ -101,7 +101,7 @@ def _apart(covariance: np.ndarray, ridge: float) -> bool:
     """Say whether every feature has a part, beside what those before it say of it, that products tell well."""
     if not np.isfinite(covariance).all():  # the evaluation says so
         return True
-    spread = np.sqrt(np.diag(covariance) + ridge)
+    spread = np.sqrt(np.maximum(np.diag(covariance), 0.0) + ridge)  # of CSR, a constant's may be a little less than 0
     if not spread.all():
         return False
     try:

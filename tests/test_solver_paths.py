@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 from test_solvers import FAMILIES, FEATURES, PENALTIES, ROWS, chunked, forms, problem
 
 from solvers import L1, L2, Box, ElasticNet, Family, GroupL1, Penalty, Unpenalised, families, fit, path, quadratic
@@ -67,6 +68,16 @@ def test_rows_are_looked_at_where_products_have_too_few_digits() -> None:
         assert close.passes > 1
         assert fit(*rows, penalty=L2(0.1)).passes == 1
         assert fit(*rows, penalty=L1(0.1)).passes == 1
+
+
+def test_a_constant_feature_of_csr() -> None:
+    """Products of what is not centred leave it a variance of either sign; its root was a warning."""
+    X, y = problem(families.Normal())
+    for number in (0.1, 0.3, 0.7, 1e3 / 3):
+        wide = np.c_[X, np.full(ROWS, number)]
+        for penalty in (Unpenalised(), L2(0.1)):
+            found = fit(scipy.sparse.csr_matrix(wide), y, penalty=penalty, tol=1e-9)
+            np.testing.assert_allclose(found.coef[:-1], fit(wide, y, penalty=penalty, tol=1e-9).coef[:-1], atol=1e-7)
 
 
 # -- paths -------------------------------------------------------------------------------------------------------------
