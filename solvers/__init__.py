@@ -3,7 +3,6 @@
 `fit` takes data, a family, a penalty and a solver, and returns a `Result`. Every pass over the data is written in plain dask
 and compiled by graphopt; it runs on threads or on the workers of a cluster, wherever the data is.
 
-
 `solvers.estimators` has the same models with scikit-learn's manners. Importing `solvers` does not import scikit-learn; the
 first use of an estimator does. (`solvers.ElasticNet` is the penalty, `solvers.estimators.ElasticNet` the estimator.)
 """
@@ -13,8 +12,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from solvers.deviance import DevianceRow, DevianceTable, deviance_table
 from solvers.families import Family, Gamma, Huber, Logistic, Normal, Poisson
 from solvers.fit import fit
+from solvers.inference import Inference, Wald
 from solvers.multinomial import Multinomial
 from solvers.path import Path, path
 from solvers.penalties import L1, L2, Box, ElasticNet, GroupL1, Penalty, Unpenalised
@@ -37,6 +38,8 @@ __all__ = [
     "L1",
     "L2",
     "Box",
+    "DevianceRow",
+    "DevianceTable",
     "ElasticNet",
     "Family",
     "Gamma",
@@ -44,6 +47,7 @@ __all__ = [
     "GroupL1",
     "Huber",
     "HuberRegressor",
+    "Inference",
     "Lasso",
     "LinearRegression",
     "Logistic",
@@ -60,6 +64,8 @@ __all__ = [
     "ScaledHuber",
     "Status",
     "Unpenalised",
+    "Wald",
+    "deviance_table",
     "estimators",
     "fit",
     "path",

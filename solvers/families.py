@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import scipy.special
 
 __all__ = ["FAMILIES", "Family", "Gamma", "Huber", "Logistic", "Normal", "Poisson", "family_of"]
 
@@ -35,11 +36,14 @@ class Family(ABC):
         Which labels there are, in words.
     bound : float
         The largest second derivative; infinite if there is none.
+    dispersed : bool
+        Whether the variance of y has a factor that the data is to tell.
     """
 
     name: ClassVar[str]
     labels: ClassVar[str]
     bound: ClassVar[float] = math.inf
+    dispersed: ClassVar[bool] = False
 
     @abstractmethod
     def losses(self, eta: Any, y: Any) -> Any:
@@ -65,6 +69,32 @@ class Family(ABC):
         """Return the least loss there is for each label; what a loss is above it is half its deviance."""
         return 0.0
 
+    def information(self, eta: Any) -> Any:
+        """Return the expected second derivative of each loss; None where the loss is no likelihood."""
+        return None
+
+    def extra(self, y: Any) -> Any:
+        """Return what of each label's log-likelihood is to be summed up beside the loss."""
+        return 0.0
+
+    def log_likelihood(
+        self, losses: float, extra: float, rows: float, dispersion: float, log_weights: float | None = None
+    ) -> float:
+        """Return the log-likelihood of all rows.
+
+        Parameters
+        ----------
+        losses, extra
+            Sums over the rows, with their weights.
+        rows
+            How many there are.
+        dispersion
+            As it was estimated.
+        log_weights
+            The sum of the logarithms of weights, where they are precisions.
+        """
+        return extra - losses
+
     def wrong(self, y: Any) -> Any:
         """Say of each label whether it is none of this family."""
         return ~np.isfinite(y)
@@ -77,6 +107,7 @@ class Normal(Family):
     name = "normal"
     labels = "finite numbers"
     bound = 1.0
+    dispersed = True
 
     def losses(self, eta: Any, y: Any) -> Any:
         return 0.5 * (eta - y) ** 2
@@ -86,6 +117,17 @@ class Normal(Family):
 
     def second(self, eta: Any, y: Any) -> Any:
         return 0.0 * eta + 1.0
+
+    def information(self, eta: Any) -> Any:
+        return 0.0 * eta + 1.0
+
+    def log_likelihood(
+        self, losses: float, extra: float, rows: float, dispersion: float, log_weights: float | None = None
+    ) -> float:
+        """Return it at its largest over the dispersion."""
+        if losses <= 0:
+            return math.inf
+        return -0.5 * rows * (math.log(4.0 * math.pi * losses / rows) + 1.0) + 0.5 * (log_weights or 0.0)
 
 
 @dataclass(frozen=True)
@@ -103,6 +145,9 @@ class Logistic(Family):
         return self.mean(eta) - y
 
     def second(self, eta: Any, y: Any) -> Any:
+        return self.information(eta)
+
+    def information(self, eta: Any) -> Any:
         p = self.mean(eta)
         return p * (1.0 - p)
 
@@ -132,6 +177,12 @@ class Poisson(Family):
     def second(self, eta: Any, y: Any) -> Any:
         return np.exp(eta)
 
+    def information(self, eta: Any) -> Any:
+        return np.exp(eta)
+
+    def extra(self, y: Any) -> Any:
+        return -scipy.special.gammaln(y + 1.0)
+
     def mean(self, eta: Any) -> Any:
         return np.exp(eta)
 
@@ -151,6 +202,7 @@ class Gamma(Family):
 
     name = "gamma"
     labels = "finite numbers above 0"
+    dispersed = True
 
     def losses(self, eta: Any, y: Any) -> Any:
         return y * np.exp(-eta) + eta
@@ -160,6 +212,21 @@ class Gamma(Family):
 
     def second(self, eta: Any, y: Any) -> Any:
         return y * np.exp(-eta)
+
+    def information(self, eta: Any) -> Any:
+        return 0.0 * eta + 1.0
+
+    def extra(self, y: Any) -> Any:
+        return np.log(y)
+
+    def log_likelihood(
+        self, losses: float, extra: float, rows: float, dispersion: float, log_weights: float | None = None
+    ) -> float:
+        """Return it at the dispersion as estimated; NaN where that is not one for all rows."""
+        if log_weights is not None or not dispersion > 0:
+            return math.nan
+        shape = 1.0 / dispersion
+        return rows * (shape * math.log(shape) - math.lgamma(shape)) + (shape - 1.0) * extra - shape * losses
 
     def mean(self, eta: Any) -> Any:
         return np.exp(eta)

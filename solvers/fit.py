@@ -17,6 +17,7 @@ from solvers.families import Family, Normal, family_of
 from solvers.giant import Giant
 from solvers.gradient import GradientDescent
 from solvers.gram import GramObjective
+from solvers.information import infer, refuse
 from solvers.iterate import Method, minimise
 from solvers.moments import standardised
 from solvers.multinomial import Multinomial, MultinomialObjective
@@ -67,6 +68,8 @@ def fit(
     start: Any = None,
     tol: float = 1e-6,
     max_iter: int = 200,
+    inference: bool | str = False,
+    weights_are: str | None = None,
     chunks: str | None = None,
     callback: Callable[[Point, np.ndarray], Any] | None = None,
     progress: bool = False,
@@ -103,6 +106,12 @@ def fit(
     chunks : str, optional
         "auto" to look some seconds for the chunks that suit solver and machine, and to fit to rows that are cut so. For more
         fits to them take ``result.chunks.rechunk(X, y)``. By default rows stay as they are cut.
+    inference : bool or str
+        Whether to say how well coefficients are determined, in one pass more: True for what the family says, "HC0" or "HC1"
+        for a sandwich, which does not need the family to be right about the variance. For fits without a penalty.
+    weights_are : str, optional
+        What weights are, for ``inference``: "frequencies", where a weight of 3 stands for three equal rows, or "precisions",
+        where it stands for one row with a third of the variance.
     callback : callable, optional
         Called after each iteration with a line of the trace and the coefficients; ends the fit if it returns True.
     progress : bool
@@ -132,10 +141,14 @@ def fit(
     kind = family_of(family)
     data = prepare(X, y, kind, weights=weights, offset=offset)
     objective = objective_of(data, kind, penalty or Unpenalised(), intercept=intercept, standardize=standardize)
+    if inference:
+        refuse(objective, inference, weights_are)
     before = objective.passes
     options: dict[str, Any] = {"chunks": chunks, "callback": callback, "progress": progress}
     result = solve(objective, solver, start=start, tol=tol, max_iter=max_iter, **options)
-    return replace(result, passes=before + result.passes)
+    passes, after = before + result.passes, objective.passes
+    found = infer(objective, result.beta, inference, weights_are) if inference and result.ok else None
+    return replace(result, passes=passes + objective.passes - after, inference=found)
 
 
 def objective_of(

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from solvers.inference import Inference
+
 __all__ = ["Point", "Result", "Status"]
 
 
@@ -40,6 +42,8 @@ _ADVICE = {
     Status.INTERRUPTED: "The coefficients are the best so far; fit again from them (start) to go on.",
     Status.UNBOUNDED: "Coefficients grow without end, as they do where a class is separated perfectly: add a penalty.",
 }
+
+_ASK = "fit with inference=True; from start=result.beta that takes two passes."
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,8 @@ class Result:
         One for each iteration, the start first.
     beta : numpy.ndarray
         All that was looked for as one vector: give it as ``start`` to go on from here.
+    inference : Inference, or None
+        Standard errors, tests and deviance, if they were asked for and the fit has converged.
     chunks : graphopt.Choice or None
         The chunks that were chosen, if that was asked for; print it.
     """
@@ -106,7 +112,20 @@ class Result:
     method: str
     trace: Sequence[Point] = field(default=(), repr=False)
     beta: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
+    inference: Inference | None = field(default=None, repr=False)
     chunks: Any = field(default=None, repr=False)
+
+    def summary(self) -> None:
+        """Print the table of standard errors and tests.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        if self.inference is None:
+            raise ValueError("summary: " + (_ASK if self.ok else f"{self.status.value}. {self.status.advice}"))
+        print(self.inference)
 
     @property
     def ok(self) -> bool:

@@ -15,7 +15,7 @@ EXAMPLES = {
     "docs/graphs.md": 12,
     "docs/overhead.md": 8,
     "docs/chunks.md": 14,
-    "docs/solvers.md": 20,
+    "docs/solvers.md": 40,
     "docs/numba_cache.md": 25,
 }  # at least
 

@@ -74,8 +74,10 @@ FLOORS = {
         "__main__": 7,
     },
     "solvers": {
+        "inference": 0,
         "result": 0,
         "types": 0,
+        "deviance": 1,
         "families": 1,
         "penalties": 1,
         "linesearch": 1,
@@ -97,6 +99,7 @@ FLOORS = {
         "saga": 5,
         "giant": 5,
         "admm": 5,
+        "information": 5,
         "admm_sync": 6,
         "admm_async": 6,
         "chunks": 6,
@@ -141,7 +144,13 @@ BESIDE = {
         "tuning": {"demo", "report"},
         "__main__": {"report", "demo", "tuning"},
     },
-    "solvers": {"objective": {"rows"}, "gram": {"moments"}, "fit": {"chunks"}},
+    "solvers": {
+        "result": {"inference"},
+        "objective": {"rows"},
+        "gram": {"moments"},
+        "information": {"newton"},
+        "fit": {"chunks"},
+    },
 }
 
 STRANGERS = {("graphopt", "passes")}  # packages whose modules do not import each other
