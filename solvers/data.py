@@ -140,7 +140,9 @@ def _look(*columns: np.ndarray, family: Family, weighted: bool, shifted: bool) -
     wrong = np.count_nonzero(bad)
     good = np.where(bad, 0.0, y) if wrong else y
     with np.errstate(all="ignore"):  # what is not finite is refused
-        sums = (len(y), good.sum(), 0) if weights is None else (weights.sum(), weights @ good, np.count_nonzero(~(weights >= 0)))
+        sums = [len(y), good.sum(), 0]
+        if weights is not None:
+            sums = [weights.sum(), weights @ good, np.count_nonzero(~(weights >= 0))]
     return np.array([[wrong, *sums, np.count_nonzero(~np.isfinite(columns[-1])) if shifted else 0]], float)
 
 

@@ -50,8 +50,9 @@ OBJECTIVES: dict[type[Family], type[Objective]] = {
     ScaledHuber: ScaledObjective,
 }
 
-#: Up to so many features a Hessian costs a few passes over the data at most; and up to so many it is worth its memory.
-_FEW, _SOME = 64, 2_000
+#: Up to so many coefficients Newton's few passes take no longer than those of L-BFGS where features are not standardised: of
+#: several classes, of dense features, and of sparse ones, whose Hessians cost what rows hold. Beyond, their memory counts.
+_FEW, _MANY, _SOME = 64, 300, 2_000
 
 
 def fit(
@@ -103,15 +104,15 @@ def fit(
         The certificate to reach: the largest component of the proximal gradient.
     max_iter : int
         The most iterations.
-    chunks : str, optional
-        "auto" to look some seconds for the chunks that suit solver and machine, and to fit to rows that are cut so. For more
-        fits to them take ``result.chunks.rechunk(X, y)``. By default rows stay as they are cut.
     inference : bool or str
         Whether to say how well coefficients are determined, in one pass more: True for what the family says, "HC0" or "HC1"
         for a sandwich, which does not need the family to be right about the variance. For fits without a penalty.
     weights_are : str, optional
         What weights are, for ``inference``: "frequencies", where a weight of 3 stands for three equal rows, or "precisions",
         where it stands for one row with a third of the variance.
+    chunks : str, optional
+        "auto" to look some seconds for the chunks that suit solver and machine, and to fit to rows that are cut so. For more
+        fits to them take ``result.chunks.rechunk(X, y)``. By default rows stay as they are cut.
     callback : callable, optional
         Called after each iteration with a line of the trace and the coefficients; ends the fit if it returns True.
     progress : bool
@@ -202,7 +203,7 @@ def _chosen(solver: str | Method, objective: Objective) -> tuple[Method, str]:
         return ProximalNewton(), "the penalty is not smooth"
     if isinstance(objective.family, Normal) and size <= _SOME:
         return Newton(), "least squares takes one step"
-    if size > _FEW:
+    if size > (_FEW if not objective.plain else _SOME if objective.data.sparse else _MANY):
         return LBFGS(), f"a Hessian of {size} coefficients costs more than it saves"
     return Newton(), "there are few coefficients"
 

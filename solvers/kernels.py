@@ -56,8 +56,8 @@ def square(block: Any, h: np.ndarray) -> np.ndarray:
     rows, columns = block.tocsr(), block.shape[1]
     apart, own = np.zeros(columns * columns), np.zeros(columns)
     _add_squares()(rows.indptr, rows.indices, rows.data, h, apart, own, columns)
-    out = apart.reshape(columns, columns)
-    out = out + out.T
+    half = apart.reshape(columns, columns)
+    out: np.ndarray = half + half.T
     out[np.diag_indices(columns)] += own
     return out[None]
 

@@ -5,9 +5,9 @@
     F(w, b) = Σ weight · loss(X w + b + offset, y) / Σ weight + penalty(w)
 
 A pass is written in plain dask.array and compiled by graphopt: where chunks are dense it becomes one loop that reads each row
-once; chunks of CSR are summed up by `Rows`, one call a chunk, with SciPy's products and a kernel of ours for the Hessian. It runs
-where the data is, on threads or on the workers of a cluster. On a few rows in memory the same functions are NumPy, for
-compiling takes seconds and such a pass less than a millisecond.
+once; chunks of CSR, and dense ones of many features where a Hessian is asked for, are summed up by `Rows`, one call a chunk,
+with the products of SciPy and BLAS and a kernel of ours. It runs where the data is, on threads or on the workers of a cluster.
+On a few rows in memory the same functions are NumPy, for compiling takes seconds and such a pass less than a millisecond.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from solvers.rows import Rows, by_chunks
 from solvers.units import Units
 
 __all__ = ["Evaluation", "Objective", "back", "evaluated", "gram", "times"]
+
+#: With more features a Hessian is BLAS's work, block by block; with fewer a loop is quicker that reads each row once.
+_WIDE = 60
 
 #: What kernels return: dask would ask them otherwise.
 _ARRAY: dict[str, Any] = {"dtype": float, "meta": np.empty(0)}
@@ -145,9 +148,9 @@ class Objective:
         """
         w, b = self.split(beta)
         self.passes += 1
-        if self.data.sparse:
+        if self.data.sparse or (hessian and self.data.features > _WIDE):
             how = np.array([1.0 / self.data.total])
-            found = np.asarray(evaluated(_sums(self.intercept, hessian), self.data, self.family, beta, how))
+            found = np.asarray(evaluated(_sums(self.intercept, hessian), self.data, self.family, self.original(beta), how))
             size = 1 + len(beta)
             return self.ridged(beta, float(found[0]), found[1:size], found[size:].reshape(size - 1, -1) if hessian else None)
         loss, slope, level, *curved = evaluated(_curve if hessian else _slope, self.data, self.family, w, b)
@@ -155,10 +158,10 @@ class Objective:
         return self._whole(beta, loss, gradient, self._hessian(*curved) if curved else None)
 
     def _hessian(self, square: Any, cross: np.ndarray, corner: float) -> np.ndarray:
-        square = np.asarray(square, float)  # a large one is a dask array of one chunk
+        found: np.ndarray = np.asarray(square, float)  # a large one is a dask array of one chunk
         if not self.intercept:
-            return square
-        return np.block([[square, cross[:, None]], [cross[None], np.array([[corner]])]])
+            return found
+        return np.block([[found, cross[:, None]], [cross[None], np.array([[corner]])]])
 
     def _whole(self, beta: np.ndarray, loss: float, gradient: np.ndarray, hessian: np.ndarray | None) -> Evaluation:
         """Make means of sums over rows, and add the ridge."""

@@ -20,8 +20,8 @@ from solvers.families import Family
 
 __all__ = ["Rows", "by_chunks", "factored"]
 
-#: Rows in a block: fewer, and threads wait for each other between short calls; more, and blocks leave the cache.
-_BLOCK = 16_384
+#: Numbers in a block: fewer, and threads wait for each other between short calls; more, and blocks leave the cache.
+_BLOCK = 1 << 18
 
 
 class Rows:
@@ -58,7 +58,7 @@ class Rows:
         w, b = (beta[:-1], beta[-1]) if self.intercept else (beta, 0.0)
         loss, level, slope = 0.0, 0.0, np.zeros(count)
         square, cross, corner = np.zeros((count, count) if hessian else (0, 0)), np.zeros(count), 0.0
-        block = max(len(self), 1) if self.sparse else _BLOCK
+        block = max(len(self), 1) if self.sparse else max(256, _BLOCK // count)
         with np.errstate(all="ignore"):
             for start in range(0, len(self), block):
                 rows = slice(start, start + block)

@@ -448,8 +448,9 @@ def test_auto_says_why() -> None:
     assert fit(X, y, penalty=L1(0.1)).method == "proximal Newton (the penalty is not smooth)"
     assert fit(X, y, penalty=GroupL1(0.1, (0, 0, 1, 1, 2))).method.startswith("proximal gradient")
     assert fit(X, y).iterations == 1
-    wide = np.random.default_rng(0).random((200, 70))
-    assert fit(wide, (wide[:, 0] > 0.5).astype(float), family="logistic", penalty=L2(0.1)).method.startswith("L-BFGS")
+    wide = np.random.default_rng(0).random((200, 310))
+    for X, wanted in ((wide, "L-BFGS"), (wide[:, :100], "Newton"), (scipy.sparse.csr_matrix(wide), "Newton")):
+        assert fit(X, (wide[:, 0] > 0.5).astype(float), family="logistic", penalty=L2(0.1)).method.startswith(wanted)
 
 
 def test_newton_takes_few_passes_and_a_pass_is_compiled_once() -> None:
