@@ -74,6 +74,21 @@ class Inference:
         The mean label, by which tables tell other data.
     off : float
         How many standard errors the coefficients are from the optimum, at most.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from solvers import fit
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.random((200, 2))
+    >>> y = X @ [1.0, -1.0] + rng.normal(0, 0.1, 200)
+    >>> found = fit(X, y, inference=True).inference
+    >>> np.round(found.standard_errors, 3).tolist()
+    [0.024, 0.023, 0.02]
+    >>> (found.p_values < 0.01).tolist(), found.df_residual
+    ([True, True, False], 197.0)
+    >>> print(found.wald(["x0", "x1"]).df_residual)
+    197.0
     """
 
     names: tuple[str, ...]

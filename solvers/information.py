@@ -45,6 +45,9 @@ _WEIGHTS = ("frequencies", "precisions")
 #: What is summed up over rows beside products.
 _SUMS = 7
 
+#: So many coefficients have covariances that fit in memory a few times, once for each chunk.
+_MOST = 4_000
+
 #: Directions with less than this part of the information, for each coefficient, are rounding; coefficients with more than this
 #: part of such a direction are not determined.
 _SINGULAR, _PART = 2e-14, 1e-6
@@ -68,6 +71,8 @@ def refuse(objective: Objective, kind: Any, weights_are: str | None) -> None:
             "weights_are: standard errors depend on it. Say 'frequencies' if a weight of 3 stands for three equal rows, "
             "'precisions' if it stands for one row with a third of the variance."
         )
+    if objective.size > _MOST:
+        raise ValueError(f"inference: {objective.size} coefficients have too many covariances; ask for {_MOST} at most.")
     if not penalty.smooth:
         raise ValueError(
             f"inference: {penalty!r} chooses coefficients by the same rows, so their standard errors would be wrong. Fit those "

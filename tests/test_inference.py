@@ -517,6 +517,12 @@ def test_what_is_refused(options: dict[str, Any], message: str) -> None:
     assert not called  # before anything is fitted
 
 
+def test_so_many_coefficients_are_refused() -> None:
+    X = scipy.sparse.random_array((10, 4_000), density=0.001, format="csr", rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="4001 coefficients have too many covariances; ask for 4000 at most"):
+        fit(X, np.arange(10.0) % 2, family="logistic", inference=True)
+
+
 def test_strengths_of_zero_are_no_penalty() -> None:
     X, y = problem(families.Normal())
     for penalty in (L2(0.0), L1(0.0)):
