@@ -106,7 +106,6 @@ def path(
     beta = None
     if given is None:
         objective, beta, largest = _start(objective, penalty, tol)
-        beta = objective.original(beta)
         given = (largest, *np.geomspace(largest, ratio * largest, count).tolist()[1:])
     before, results = objective.passes, []
     for strength in given:
@@ -118,12 +117,15 @@ def path(
 
 
 def _start(objective: Objective, penalty: Callable[[float], Penalty], tol: float) -> tuple[Objective, np.ndarray, float]:
-    """Return an objective, the best coefficients that are all 0, and the smallest strength for which no others are better."""
+    """Return an objective, the best coefficients that are all 0, and the smallest strength for which no others are better.
+
+    What has coefficients that are all 0 is the same in any units of the features.
+    """
     null = objective.under(Box(0.0, 0.0))
     beta = null.start()
     at = null(beta)
     if np.abs(null.residual(beta, at.gradient)).max() > 0.01 * tol:
-        beta = null.standard(solve(null, start=null.original(beta), tol=0.01 * tol).beta)
+        beta = solve(null, start=beta, tol=0.01 * tol).beta
         at = null(beta)
     down = -at.gradient[: null.penalised]
     if not down.any():

@@ -142,6 +142,18 @@ def test_as_scikit_learn_in_a_pipeline(kind: str) -> None:
     assert found.intercept == pytest.approx(np.ravel(model.intercept_)[0] - wanted @ scaler.mean_, rel=1e-6)
 
 
+@pytest.mark.parametrize("solver", ["giant", "admm", "newton", "lbfgs"])
+def test_the_way_is_that_of_standardised_features(solver: str) -> None:
+    """Also where chunks take steps of their own: they are told the penalty in their units."""
+    X, y, weights = data()
+    scaled, _ = by_hand(X, weights, True)
+    options: dict[str, Any] = {"family": "logistic", "penalty": L2(1.0), "weights": weights, "solver": solver, "tol": 1e-8}
+    found = fit(*chunked(X, y, (150, 150)), standardize=True, **options)
+    wanted = fit(*chunked(scaled, y, (150, 150)), **options)
+    assert abs(found.iterations - wanted.iterations) <= 1
+    np.testing.assert_allclose([at.objective for at in found.trace[:3]], [at.objective for at in wanted.trace[:3]], rtol=1e-9)
+
+
 def test_without_a_penalty_only_the_way_there_changes() -> None:
     X, y, weights = data()
     plain = fit(X, y, family="logistic", weights=weights, solver="newton", tol=1e-12)
@@ -201,6 +213,7 @@ def test_paths(family: Family, intercept: bool) -> None:
     found, wanted = path(X, y, standardize=True, **options), path(scaled, y, **options)
     np.testing.assert_allclose(found.strengths, wanted.strengths, rtol=1e-8)
     assert not found[0].coef.any()
+    assert sum(one.iterations for one in found) <= sum(one.iterations for one in wanted) + 1  # each begins where the last ended
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.ok
         np.testing.assert_allclose(ours.coef * size, theirs.coef, atol=1e-6)
