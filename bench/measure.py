@@ -6,8 +6,9 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from dask.callbacks import Callback
@@ -49,3 +50,13 @@ def machine() -> str:
     names = ("dask", "numpy", "numba")
     parts = [f"{name} {version(name)}" for name in names]
     return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {', '.join(parts)}"
+
+
+def write_into(page: Path, name: str, lines: Iterable[str]) -> None:
+    """Put what was measured into a page, between the marks of that name: nobody edits figures by hand."""
+    start, end = f"<!-- measured: {name} -->\n", "<!-- end -->"
+    text = page.read_text()
+    if start not in text:
+        raise ValueError(f"{page}: no {start.strip()} to write between.")
+    before, rest = text.split(start, 1)
+    page.write_text(f"{before}{start}\n{chr(10).join(lines)}\n\n{end}{rest.split(end, 1)[1]}")

@@ -116,7 +116,9 @@ class ADMM:
         data, size = objective.data, objective.size
         how = np.array([1.0 / data.total, self.relax])
         given = () if kind == "first" else (blocks,)
-        kept, sums = evaluated(_pass(objective.intercept, kind), data, objective.family, *given, objective.original(z), how)
+        z_ = objective.original(z)
+        kept, told = evaluated(_pass(objective.intercept, kind), data, objective.family, *given, z_, how)
+        sums = np.asarray(told)  # many are a dask array of one chunk
         at: Evaluation = objective.ridged(z, float(sums[0]), sums[1 : size + 1])
         # What chunks solve does not depend on units, but what is penalised is in those of the objective.
         pull = objective.pulled(sums[size + 1 : 2 * size + 1])

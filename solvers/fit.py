@@ -51,8 +51,9 @@ OBJECTIVES: dict[type[Family], type[Objective]] = {
 }
 
 #: Up to so many coefficients Newton's few passes take no longer than those of L-BFGS where features are not standardised: of
-#: several classes, of dense features, and of sparse ones, whose Hessians cost what rows hold. Beyond, their memory counts.
-_FEW, _MANY, _SOME = 64, 300, 2_000
+#: several classes, of dense features, and of sparse ones, whose Hessians cost pairs of what a row has. And up to so many a
+#: Hessian is worth its memory where nothing else serves as well.
+_FEW, _MANY, _SPARSE, _SOME = 64, 300, 1_000, 2_000
 
 
 def fit(
@@ -203,7 +204,9 @@ def _chosen(solver: str | Method, objective: Objective) -> tuple[Method, str]:
         return ProximalNewton(), "the penalty is not smooth"
     if isinstance(objective.family, Normal) and size <= _SOME:
         return Newton(), "least squares takes one step"
-    if size > (_FEW if not objective.plain else _SOME if objective.data.sparse else _MANY):
+    if objective.plain and objective.data.sparse and size <= _SPARSE:
+        return Newton(), "rows are sparse"
+    if size > (_MANY if objective.plain else _FEW):
         return LBFGS(), f"a Hessian of {size} coefficients costs more than it saves"
     return Newton(), "there are few coefficients"
 

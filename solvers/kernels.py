@@ -59,7 +59,7 @@ def square(block: Any, h: np.ndarray) -> np.ndarray:
     half = apart.reshape(columns, columns)
     out: np.ndarray = half + half.T
     out[np.diag_indices(columns)] += own
-    return out[None]
+    return np.asarray(out[None])
 
 
 @functools.cache

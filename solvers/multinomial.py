@@ -19,7 +19,7 @@ import scipy.sparse
 
 from solvers.data import Data, is_sparse
 from solvers.families import Family
-from solvers.objective import Evaluation, Objective, evaluated
+from solvers.objective import Evaluation, Objective, summed
 from solvers.penalties import Penalty
 
 __all__ = ["Multinomial", "MultinomialObjective"]
@@ -96,7 +96,7 @@ class MultinomialObjective(Objective):
     def __call__(self, beta: np.ndarray, *, hessian: bool = False) -> Evaluation:
         w, b = self.split(beta)
         self.passes += 1
-        loss, slope, level, *curved = evaluated(_curve if hessian else _slope, self.data, self.family, w, b)
+        loss, slope, level, *curved = summed(_curve if hessian else _slope, self.data, self.family, w, b)
         gradient = np.concatenate([slope.ravel(), level]) if self.intercept else slope.ravel()
         return self._whole(beta, loss, gradient, self._hessian(*curved) if curved else None)
 

@@ -29,7 +29,7 @@ from solvers.penalties import Penalty
 from solvers.rows import Rows, by_chunks
 from solvers.units import Units
 
-__all__ = ["Evaluation", "Objective", "back", "evaluated", "gram", "times"]
+__all__ = ["Evaluation", "Objective", "back", "evaluated", "gram", "summed", "times"]
 
 #: With more features a Hessian is BLAS's work, block by block; with fewer a loop is quicker that reads each row once.
 _WIDE = 60
@@ -150,18 +150,17 @@ class Objective:
         self.passes += 1
         if self.data.sparse or (hessian and self.data.features > _WIDE):
             how = np.array([1.0 / self.data.total])
-            found = np.asarray(evaluated(_sums(self.intercept, hessian), self.data, self.family, self.original(beta), how))
+            found = summed(_sums(self.intercept, hessian), self.data, self.family, self.original(beta), how)
             size = 1 + len(beta)
             return self.ridged(beta, float(found[0]), found[1:size], found[size:].reshape(size - 1, -1) if hessian else None)
-        loss, slope, level, *curved = evaluated(_curve if hessian else _slope, self.data, self.family, w, b)
+        loss, slope, level, *curved = summed(_curve if hessian else _slope, self.data, self.family, w, b)
         gradient = np.append(slope, level) if self.intercept else slope
         return self._whole(beta, loss, gradient, self._hessian(*curved) if curved else None)
 
-    def _hessian(self, square: Any, cross: np.ndarray, corner: float) -> np.ndarray:
-        found: np.ndarray = np.asarray(square, float)  # a large one is a dask array of one chunk
+    def _hessian(self, square: np.ndarray, cross: np.ndarray, corner: float) -> np.ndarray:
         if not self.intercept:
-            return found
-        return np.block([[found, cross[:, None]], [cross[None], np.array([[corner]])]])
+            return square
+        return np.block([[square, cross[:, None]], [cross[None], np.array([[corner]])]])
 
     def _whole(self, beta: np.ndarray, loss: float, gradient: np.ndarray, hessian: np.ndarray | None) -> Evaluation:
         """Make means of sums over rows, and add the ridge."""
@@ -226,6 +225,12 @@ def evaluated(body: Callable[..., Any], data: Data, family: Family, *small: Any)
         with np.errstate(over="ignore", invalid="ignore"):  # a step may go too far; the solver sees that from the value
             return body(family, *data.local, *small)
     return compiled(body, family, data.weights is not None, data.offset is not None)(data.X, *data.columns, *small)
+
+
+def summed(body: Callable[..., Any], data: Data, family: Family, *small: Any) -> Any:
+    """Evaluate a pass that returns sums over all rows: in memory, where compiled passes leave large ones in a chunk."""
+    found = evaluated(body, data, family, *small)
+    return tuple(map(np.asarray, found)) if isinstance(found, tuple) else np.asarray(found)
 
 
 @functools.lru_cache(maxsize=256)

@@ -17,7 +17,7 @@ import dask.array as da
 import numpy as np
 
 from solvers.families import Huber
-from solvers.objective import Evaluation, Objective, back, evaluated, gram, times
+from solvers.objective import Evaluation, Objective, back, gram, summed, times
 
 __all__ = ["ScaledHuber", "ScaledObjective"]
 
@@ -69,7 +69,7 @@ class ScaledObjective(Objective):
         if scale < self._least:  # outside: solvers turn back from what is infinite
             return Evaluation(np.inf, np.zeros(self.size), np.eye(self.size) if hessian else None)
         self.passes += 1
-        loss, slope, level, turn, *curved = evaluated(_curve if hessian else _slope, self.data, self.family, w, b, scale)
+        loss, slope, level, turn, *curved = summed(_curve if hessian else _slope, self.data, self.family, w, b, scale)
         ends = [level, turn] if self.intercept else [turn]
         return self._whole(beta, loss, np.append(slope, ends), self._hessian(*curved) if curved else None)
 
