@@ -1,8 +1,8 @@
 """Rows on disk that do not fit: a fit in a process that may have less memory than the data takes.
 
 8e6 × 100 numbers (6.4 GB) are written in pieces, as a .npy file that is mapped into memory. A child process with at most 4 GiB
-of its own (RLIMIT_DATA; pages of the file are the system's) reads the file plainly, and makes passes and a fit: from disk, after
-the system was asked to drop the file's pages, and with as much of the file in the system's cache as stays there.
+of its own (RLIMIT_DATA; pages of the file are the system's) reads the file plainly, and makes passes and a fit: from disk,
+after the system was asked to drop its pages, and with as much of the file in the system's cache as stays there.
 
 Run ``python bench/outofcore.py --folder WHERE``; the files are removed again. ``--rows`` and ``--gib`` make it smaller,
 ``--write`` puts the figures into docs/measured.md.
@@ -79,16 +79,23 @@ def own() -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 2**20
 
 
+def _piece(path: str, start: int, stop: int) -> np.ndarray:
+    """Return rows of a file; `dask.array.from_array` would copy all of a file that is mapped."""
+    return np.load(path, mmap_mode="r")[start:stop]
+
+
 def child(folder: Path, gib: float) -> dict[str, Any]:
     """Read and fit within the limit, and say how fast that was."""
     resource.setrlimit(resource.RLIMIT_DATA, (int(gib * 2**30), int(gib * 2**30)))
     path = folder / "X.npy"
-    mapped, labels = np.load(path, mmap_mode="r"), np.load(folder / "y.npy")
-    size = 50_000
-    X, y = da.from_array(mapped, chunks=(size, COLUMNS), name="outofcore"), da.from_array(labels, chunks=size)
+    labels, size = np.load(folder / "y.npy"), 50_000
+    bounds = list(range(0, len(labels), size))
+    graph = {("on-disk", i, 0): (_piece, str(path), start, start + size) for i, start in enumerate(bounds)}
+    chunks = (tuple(min(size, len(labels) - start) for start in bounds), (COLUMNS,))
+    X, y = da.Array(graph, "on-disk", chunks, dtype=float), da.from_array(labels, chunks=size)
     step, w = compiled(_slope, Logistic(), False, False), np.full(COLUMNS, 0.01)
     step(X[:size], y[:size], w, 0.0)  # compiles
-    found: dict[str, Any] = {"GB": mapped.nbytes / 1e9}
+    found: dict[str, Any] = {"GB": X.nbytes / 1e9}
 
     def timed(name: str, what: Any, cold: bool) -> None:
         if cold:

@@ -152,7 +152,7 @@ def skglm(of: Problem) -> Iterator[Candidate]:
     yield Candidate("skglm, ProxNewton", run, TOLERANCES)
 
 
-def dask_glm(of: Problem, X: Any, y: Any, iterations: tuple[int, ...] = (10, 50, 250)) -> Iterator[Candidate]:
+def dask_glm(of: Problem, X: Any, y: Any, iterations: tuple[int, ...] = (10, 50)) -> Iterator[Candidate]:
     """Its algorithms on chunks in memory; those of the first order by numbers of iterations, for they take minutes."""
     try:
         from dask_glm import algorithms

@@ -100,7 +100,7 @@ def race(
                     break
                 if math.isnan(first):
                     first = seconds
-                    if seconds > limit / 3:  # some of that was compiling
+                    if limit / 3 < seconds <= 2 * limit:  # some of that was compiling
                         seconds, beta = _timed(candidate, setting)
                 gap = value(beta) - least
                 error = math.nan if truth is None else float(np.abs(beta[: len(truth)] - truth).max())

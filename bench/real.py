@@ -71,7 +71,7 @@ def main() -> None:
         "--family", nargs="+", choices=["logistic", "poisson", "gamma"], default=["logistic", "poisson", "gamma"]
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--limit", type=float, default=6.0)
+    parser.add_argument("--limit", type=float, default=3.0)
     parser.add_argument("--only", nargs="+", default=[])
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()

@@ -25,6 +25,7 @@ from solvers import (
     Family,
     GroupL1,
     Huber,
+    Multinomial,
     Penalty,
     Status,
     Unpenalised,
@@ -32,7 +33,9 @@ from solvers import (
     fit,
     kernels,
 )
+from solvers.data import prepare
 from solvers.fit import SOLVERS
+from solvers.objective import Objective
 
 FAMILIES = list(families.FAMILIES.values())
 ROWS, FEATURES = 400, 5
@@ -490,6 +493,63 @@ def test_kernels_of_rows_with_repeated_columns() -> None:
     np.testing.assert_allclose(kernels.product(block, w), dense @ w)
     np.testing.assert_allclose(kernels.transposed(block, r)[0], dense.T @ r)
     np.testing.assert_allclose(kernels.square(block, r)[0], (dense * r[:, None]).T @ dense)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("intercept", [True, False])
+def test_sparse_chunks_say_what_dense_ones_say(family: Family, intercept: bool) -> None:
+    X, y = problem(family)
+    X = np.where(np.random.default_rng(1).random(X.shape) < 0.4, X, 0.0)
+    s, shift = np.random.default_rng(2).random((2, ROWS))
+    dense, labels = chunked(X, y, (150, 250))
+    sparse = dense.map_blocks(scipy.sparse.csr_matrix, meta=scipy.sparse.csr_matrix((0, 0)))
+    beta = np.linspace(-0.5, 0.5, FEATURES + intercept)
+    for weights, offset in ((None, None), (s, None), (None, shift), (s, shift)):
+        one, two = (
+            Objective(prepare(form, labels, family, weights=weights, offset=offset), family, L2(0.1), intercept=intercept)
+            for form in (dense, sparse)
+        )
+        for hessian in (False, True):
+            a, b = one(beta, hessian=hessian), two(beta, hessian=hessian)
+            np.testing.assert_allclose(a.value, b.value, rtol=1e-12)
+            np.testing.assert_allclose(a.gradient, b.gradient, rtol=1e-11, atol=1e-13)
+            if hessian:
+                np.testing.assert_allclose(a.hessian, b.hessian, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("solver", ["newton", "proximal-newton", "admm", "giant"])
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+def test_hessians_of_more_than_a_mebibyte_come_into_memory(solver: str, form: str) -> None:
+    """Compiled passes leave such results in a chunk; solvers took the dask array for numbers."""
+    rng = np.random.default_rng(0)
+    data = np.where(rng.random((800, 370)) < 0.1, rng.standard_normal((800, 370)), 0.0)
+    X, y = chunked(data, (data[:, 0] > rng.logistic(size=800)).astype(float), (400, 400))
+    if form == "sparse":
+        X = X.map_blocks(scipy.sparse.csr_matrix, meta=scipy.sparse.csr_matrix((0, 0)))
+    family = families.Logistic()
+    at = Objective(prepare(X, y, family), family, L2(0.1))(np.zeros(371), hessian=True)
+    assert isinstance(at.hessian, np.ndarray)
+    wanted = fit(data, np.asarray(y), family=family, penalty=L2(0.1), solver="lbfgs", tol=1e-9)
+    found = fit(X, y, family=family, penalty=L2(0.1), solver=solver, tol=1e-8)
+    assert found.status is Status.CONVERGED
+    np.testing.assert_allclose(found.coef, wanted.coef, atol=1e-6)
+
+
+def test_many_classes_make_a_large_hessian_too() -> None:
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((300, 100))
+    X, y = chunked(data, rng.integers(0, 4, 300).astype(float), (150, 150))
+    found = fit(X, y, family=Multinomial(4), penalty=L1(0.02), solver="proximal-newton", tol=1e-8)
+    assert found.status is Status.CONVERGED
+    wanted = fit(X, y, family=Multinomial(4), penalty=L1(0.02), solver="owlqn", tol=1e-8)
+    assert math.isclose(found.objective, wanted.objective, rel_tol=1e-10)  # of four classes, several coefficients are best
+
+
+def test_logistic_losses_far_out() -> None:
+    eta = np.array([-1e300, -800.0, -40.0, -1e-12, 0.0, 1e-12, 40.0, 800.0, 1e300])
+    for label in (0.0, 1.0):
+        wanted = np.logaddexp(0.0, eta) - label * eta
+        np.testing.assert_allclose(families.Logistic().losses(eta, np.full(len(eta), label)), wanted, rtol=1e-15, atol=1e-16)
 
 
 def test_chunks_may_be_sparse_and_dense() -> None:
