@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,11 @@ def client(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 def put(client: Any, *arrays: Any) -> Any:
-    return arrays if client is None else client.persist(list(arrays))
+    if client is None:
+        return arrays
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it is a lot to send: it is sent once
+        return client.persist(list(arrays))
 
 
 def test_who_claims(policies: pd.DataFrame, client: Any) -> None:
@@ -95,11 +100,16 @@ def test_how_much(policies: pd.DataFrame) -> None:
 
 
 def test_few_of_them_matter(policies: pd.DataFrame) -> None:
-    """The lasso, certified; coordinate descent, FISTA and OWL-QN find the same, and most postcodes say nothing."""
+    """The lasso, certified; coordinate descent, FISTA and OWL-QN find the same value, and most postcodes say nothing.
+
+    Which of the two columns of a factor of two levels has a coefficient is not determined, beside an intercept.
+    """
     X, y = chunks_of(encoded(policies), 40_000), numbers(policies["claim"].astype(str) == policies["claim"].astype(str).max())
     options: dict[str, Any] = {"family": "logistic", "penalty": L1(5e-4), "tol": 1e-8, "max_iter": 3_000}
     best = fit(X, y, **options)
     assert best.ok
     assert 5 < np.count_nonzero(best.coef) < 100
     for solver in ("proximal", "owlqn"):
-        np.testing.assert_allclose(fit(X, y, solver=solver, **options).coef, best.coef, atol=2e-5)
+        other = fit(X, y, solver=solver, **options)
+        assert other.ok
+        assert abs(other.objective - best.objective) < 1e-10
