@@ -17,7 +17,7 @@ from race import Candidate
 
 __all__ = ["Problem", "dask_glm", "glum", "scikit_learn", "skglm"]
 
-TOLERANCES = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10)
+TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10)
 
 
 @dataclass(frozen=True, eq=False)
