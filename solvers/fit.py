@@ -206,6 +206,8 @@ def _chosen(solver: str | Method, objective: Objective) -> tuple[Method, str]:
         return Newton(), "least squares takes one step"
     if objective.plain and objective.data.sparse and size <= _SPARSE:
         return Newton(), "rows are sparse"
+    if isinstance(objective, MultinomialObjective) and objective.data.local is None:
+        return LBFGS(), "a Hessian of several classes costs more than it saves"
     if size > (_MANY if objective.plain else _FEW):
         return LBFGS(), f"a Hessian of {size} coefficients costs more than it saves"
     return Newton(), "there are few coefficients"

@@ -452,8 +452,12 @@ def test_auto_says_why() -> None:
     assert fit(X, y, penalty=GroupL1(0.1, (0, 0, 1, 1, 2))).method.startswith("proximal gradient")
     assert fit(X, y).iterations == 1
     wide = np.random.default_rng(0).random((200, 310))
-    for X, wanted in ((wide, "L-BFGS"), (wide[:, :100], "Newton"), (scipy.sparse.csr_matrix(wide), "Newton")):
-        assert fit(X, (wide[:, 0] > 0.5).astype(float), family="logistic", penalty=L2(0.1)).method.startswith(wanted)
+    labels = (wide[:, 0] > 0.5).astype(float)
+    for rows, wanted in ((wide, "L-BFGS"), (wide[:, :100], "Newton"), (scipy.sparse.csr_matrix(wide), "Newton (rows")):
+        assert fit(rows, labels, family="logistic", penalty=L2(0.1)).method.startswith(wanted)
+    three = np.arange(len(X)) % 3.0
+    assert fit(X, three, family=Multinomial(3)).method.startswith("Newton")  # in memory and few
+    assert fit(*chunked(X, three, (200, 200)), family=Multinomial(3)).method.startswith("L-BFGS")
 
 
 def test_newton_takes_few_passes_and_a_pass_is_compiled_once() -> None:
