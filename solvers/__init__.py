@@ -20,6 +20,7 @@ from solvers.multinomial import Multinomial
 from solvers.path import Path, path
 from solvers.penalties import L1, L2, Box, ElasticNet, GroupL1, Penalty, Unpenalised
 from solvers.result import Point, Result, Status
+from solvers.saga import SAGA
 from solvers.scaled import ScaledHuber
 
 if TYPE_CHECKING:
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
         LogisticRegression,
         PoissonRegressor,
         Ridge,
+        SAGAClassifier,
+        SAGARegressor,
     )
 
 __all__ = [
     "L1",
     "L2",
+    "SAGA",
     "Box",
     "DevianceRow",
     "DevianceTable",
@@ -61,6 +65,8 @@ __all__ = [
     "PoissonRegressor",
     "Result",
     "Ridge",
+    "SAGAClassifier",
+    "SAGARegressor",
     "ScaledHuber",
     "Status",
     "Unpenalised",
@@ -72,7 +78,17 @@ __all__ = [
 ]
 
 #: Estimators are imported when they are asked for.
-_LATER = {"GammaRegressor", "HuberRegressor", "Lasso", "LinearRegression", "LogisticRegression", "PoissonRegressor", "Ridge"}
+_LATER = {
+    "GammaRegressor",
+    "HuberRegressor",
+    "Lasso",
+    "LinearRegression",
+    "LogisticRegression",
+    "PoissonRegressor",
+    "Ridge",
+    "SAGAClassifier",
+    "SAGARegressor",
+}
 
 
 def __getattr__(name: str) -> Any:

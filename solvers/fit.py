@@ -26,6 +26,7 @@ from solvers.objective import Objective
 from solvers.penalties import Penalty, Unpenalised
 from solvers.proximal import Proximal
 from solvers.result import Point, Result
+from solvers.saga import SAGA
 from solvers.scaled import ScaledHuber, ScaledObjective
 
 __all__ = ["OBJECTIVES", "SOLVERS", "fit", "objective_of", "solve"]
@@ -41,6 +42,7 @@ SOLVERS: dict[str, Method] = {
     "owlqn": OWLQN(),
     "giant": Giant(),
     "admm": ADMM(),
+    "saga": SAGA(),
 }
 
 #: The objectives of families that have one of their own.
@@ -91,7 +93,7 @@ def fit(
         Of the coefficients, beside the *mean* loss; the intercept has none.
     solver : str or Method
         "auto", or one of "gradient", "proximal", "newton", "proximal-newton", "bfgs", "lbfgs", "owlqn", "giant",
-        "admm".
+        "admm", "saga".
     intercept : bool
         Whether to fit one.
     standardize : bool

@@ -92,6 +92,7 @@ FLOORS = {
         "multinomial": 4,
         "quadratic": 4,
         "scaled": 4,
+        "stochastic": 4,
         "gradient": 5,
         "proximal": 5,
         "newton": 5,

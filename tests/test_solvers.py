@@ -68,7 +68,7 @@ def chunked(X: Any, y: Any, rows: tuple[int, ...]) -> tuple[da.Array, da.Array]:
 
 
 def accepted(solver: str, penalty: Penalty) -> bool:
-    return SOLVERS[solver].refusal(type("of", (), {"penalty": penalty, "plain": True})()) is None  # type: ignore[arg-type]
+    return SOLVERS[solver].refusal(type("of", (), {"penalty": penalty, "plain": True, "family": families.Normal()})()) is None  # type: ignore[arg-type]
 
 
 def objective(family: Family, penalty: Penalty, X: Any, y: Any, beta: np.ndarray, weights: Any = 1.0) -> float:

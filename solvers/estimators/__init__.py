@@ -13,15 +13,17 @@ computed of. What a penalty's number means::
     LogisticRegression  C sum log loss + l1_ratio |w|₁ + (1 - l1_ratio) / 2 |w|²
     PoissonRegressor, GammaRegressor   mean deviance / 2 + alpha / 2 |w|²
     HuberRegressor      sum σ + σ huber((y - Xw) / σ) + alpha |w|²
+    SAGAClassifier, SAGARegressor      mean loss + alpha (l1_ratio |w|₁ + (1 - l1_ratio) / 2 |w|²)
 
-where sums and means are weighted. There is no ``partial_fit``: the optimum of all rows is not made of those of some. To go on
-with more rows, set ``warm_start`` and fit them all.
+where sums and means are weighted. SAGA's two have ``partial_fit``. The others do not: the optimum of all rows is not made of
+those of some. To go on with more rows, set ``warm_start`` and fit them all.
 """
 
 from solvers.estimators.classes import LogisticRegression
 from solvers.estimators.counts import GammaRegressor, PoissonRegressor
 from solvers.estimators.linear import ElasticNet, Lasso, LinearRegression, Ridge
 from solvers.estimators.robust import HuberRegressor
+from solvers.estimators.stochastic import SAGAClassifier, SAGARegressor
 
 __all__ = [
     "ElasticNet",
@@ -32,4 +34,6 @@ __all__ = [
     "LogisticRegression",
     "PoissonRegressor",
     "Ridge",
+    "SAGAClassifier",
+    "SAGARegressor",
 ]

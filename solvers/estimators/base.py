@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from solvers.data import column, prepare
 from solvers.families import Family, Normal
 from solvers.fit import objective_of, solve
+from solvers.iterate import Method
 from solvers.penalties import Penalty
 from solvers.result import Result
 
@@ -49,6 +50,7 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
     """
 
     fit_intercept: bool
+    solver: str | Method
     warm_start: bool
     coef_: np.ndarray
     intercept_: Any
@@ -57,7 +59,7 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
     #: Whether numbers are labels; classes may be words.
     _numeric: ClassVar[bool] = True
 
-    def _checked(self, X: Any, y: Any) -> tuple[Any, Any]:
+    def _checked(self, X: Any, y: Any, *, reset: bool = True) -> tuple[Any, Any]:
         """Check parameters, and rows and labels as far as that goes without computing what is lazy."""
         for name, value in self.get_params(deep=False).items():
             low, high, *strict = _LIMITS.get(name, (-math.inf, math.inf))
@@ -66,9 +68,9 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
         if y is None:
             raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
         if is_lazy(X):
-            return self._rows(X, reset=True), y
+            return self._rows(X, reset=reset), y
         options: dict[str, Any] = {"accept_sparse": "csr", "dtype": [np.float64, np.float32], "y_numeric": self._numeric}
-        return validate_data(self, X, in_memory(y), **options)  # type: ignore[no-any-return]
+        return validate_data(self, X, in_memory(y), reset=reset, **options)  # type: ignore[no-any-return]
 
     def _rows(self, X: Any, *, reset: bool = False) -> Any:
         """Check rows, those of prediction against those of the fit; what is lazy stays so."""
@@ -99,14 +101,18 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
         data = prepare(X, y, family, weights=sample_weight, offset=offset)
         objective = objective_of(data, family, penalty(data.total), intercept=self.fit_intercept)
         params = self.get_params(deep=False)
-        options = {name: params[name] for name in ("solver", "tol", "max_iter", "callback", "progress")}
-        result = solve(objective, start=self._start(), **options)
+        options = {name: params[name] for name in ("tol", "max_iter", "callback", "progress")}
+        result = solve(objective, self._method(), start=self._start(), **options)
         self.result_ = result
         self.n_iter_ = result.iterations
         if not result.ok:
             words = f"{type(self).__name__}: {result.status.value} after {result.iterations} iterations. {result.status.advice}"
             warnings.warn(words, ConvergenceWarning, stacklevel=3)
         return result
+
+    def _method(self) -> str | Method:
+        """Return what solves it."""
+        return self.solver
 
     def _start(self) -> np.ndarray | None:
         """Return where a fit begins."""

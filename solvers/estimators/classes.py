@@ -144,8 +144,7 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
         if self.class_weight is not None:
             of_rows = applied(_taken, codes, values=self._factors(classes, counts))
             sample_weight = _kept(of_rows if sample_weight is None else of_rows * sample_weight)
-        family: Family = Logistic() if len(classes) == 2 else Multinomial(len(classes))
-        result = self._solved(X, codes, family, self._penalty, sample_weight, offset)
+        result = self._solved(X, codes, self._family_of(len(classes)), self._penalty, sample_weight, offset)
         self.classes_ = classes
         self.coef_, self.intercept_ = np.atleast_2d(result.coef), np.atleast_1d(result.intercept)
         self.n_iter_ = np.array([result.iterations])
@@ -180,6 +179,9 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
             raise ValueError(f"y has {y.shape[0]} rows, X has {sum(rows)}.")
         right = (predicted == y.rechunk((rows,))).astype(float)
         return float(mean_of(right, None if sample_weight is None else column("sample_weight", sample_weight, rows)).compute())
+
+    def _family_of(self, classes: int) -> Family:
+        return Logistic() if classes == 2 else Multinomial(classes)
 
     def _penalty(self, total: float) -> Penalty:
         return ElasticNet(1.0 / (self.C * total), self.l1_ratio)
