@@ -16,6 +16,7 @@ EXAMPLES = {
     "docs/overhead.md": 8,
     "docs/chunks.md": 14,
     "docs/solvers.md": 40,
+    "docs/stochastic.md": 20,
     "docs/numba_cache.md": 25,
 }  # at least
 
