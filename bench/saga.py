@@ -4,8 +4,8 @@ Logistic regression on ten blocks of 5 000 rows, as in the document: the *gap* i
 Epochs are counted, of one pass over all rows each; the passes that certify them are not. Then the time of an epoch, with
 its certificate: dense rows, and rows of CSR such as texts make. scikit-learn's is a fifth of what six take longer than one.
 
-Run ``python bench/saga.py``; ``--quick`` for small sizes, ``--cluster`` for two worker processes too, ``--plot FILE`` draws gaps
-against epochs (``docs/saga.svg`` was made so), ``--json FILE`` writes the figures.
+Run ``python bench/saga.py``; ``--quick`` for small sizes, ``--cluster`` for two worker processes too, ``--plot FILE`` draws
+gaps against epochs (``docs/saga.svg`` was made so), ``--json FILE`` writes the figures.
 """
 
 from __future__ import annotations
