@@ -47,7 +47,7 @@ _CURVED = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class _Consensus(State):
-    """A state with where z goes next, what the chunks keep, their metrics' sum, and how metrics fared."""
+    """A state with where z goes next, what the chunks keep, their metrics' sum, how metrics fared, and if it starts over."""
 
     ahead: np.ndarray
     blocks: Any
@@ -55,6 +55,7 @@ class _Consensus(State):
     promised: float
     fresh: int
     certificate: float
+    first: bool
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ class ADMM:
     Notes
     -----
     Chunks keep the number of features squared in numbers each, which is less than their rows as long as they have more rows
-    than features. Where a step would raise the objective by more than its model promised to lower it, it starts over from
-    half-way: with gradients as duals that is a damped proximal Newton step.
+    than features. Where a step would raise the objective by more than its model promised to lower it, it starts over with
+    gradients as duals: that is a proximal Newton step, which is damped until it leads down.
     """
 
     relax: float = 1.9
@@ -100,14 +101,21 @@ class ADMM:
             return None
         slow = _certificate(objective, state) > _SLOW * state.certificate
         new = self._round(objective, state.ahead, "fresh" if slow and state.fresh < _FRESH else "kept", state.blocks, state)
-        value, now = (at.at.value + objective.nonsmooth(at.beta) for at in (state, new))
-        most = value + max(-state.promised, 1e-12 * abs(value))
+        value = _value(objective, state)
+        # ADMM goes up and down, but not in its first step from a start, which is one of proximal Newton.
+        if _value(objective, new) <= value + max(0.0 if state.first else -state.promised, 1e-12 * abs(value)):
+            return new
+        return self._damped(objective, state)
+
+    def _damped(self, objective: Objective, state: _Consensus) -> _Consensus | None:
+        """Start over with gradients as duals: that is a proximal Newton step, which leads down if it is short enough."""
+        start = state if state.first else self._round(objective, state.beta, "first", None, state)
+        value, change, step = _value(objective, start), start.ahead - start.beta, 1.0
         for _ in range(_HALVED):
-            if now <= most:
+            new = self._round(objective, start.beta + step * change, "first", None, start)
+            if _value(objective, new) <= value + 1e-4 * step * start.promised + 4e-16 * abs(value):
                 return new
-            change = 0.5 * change
-            new = self._round(objective, state.beta + change, "first", None, state)
-            now = new.at.value + objective.nonsmooth(new.beta)
+            step *= 0.5 if np.isfinite(new.at.value) else 0.1
         return None
 
     def _round(self, objective: Objective, z: np.ndarray, kind: str, blocks: Any, before: _Consensus | None) -> _Consensus:
@@ -129,7 +137,7 @@ class ADMM:
         fresh = 0 if before is None else before.fresh + (kind != "kept")
         certificate = np.inf if before is None else _certificate(objective, before)
         if not (np.isfinite(at.value) and np.isfinite(pull).all()):
-            return _Consensus(z, at, z, kept, metric, 0.0, fresh, certificate)
+            return _Consensus(z, at, z, kept, metric, 0.0, fresh, certificate, kind == "first")
         # The ridge of the penalty is on z's side: it curves there, and the chunks know nothing of it.
         ridge = objective.ridges() * z
         curved = metric + np.diag(objective.ridges())
@@ -141,7 +149,11 @@ class ADMM:
             ahead = minimum(objective, z, ridge - pull, curved, sweeps=self.sweeps, least=1e-6)
             change = ahead - z
         promised = float((ridge - pull) @ change) + objective.nonsmooth(ahead) - objective.nonsmooth(z)
-        return _Consensus(z, at, ahead, kept, metric, promised, fresh, certificate)
+        return _Consensus(z, at, ahead, kept, metric, promised, fresh, certificate, kind == "first")
+
+
+def _value(objective: Objective, state: State) -> float:
+    return state.at.value + objective.nonsmooth(state.beta)
 
 
 def _certificate(objective: Objective, state: State) -> float:
@@ -166,6 +178,7 @@ def _pass(intercept: bool, kind: str) -> Callable[..., Any]:
     return turn
 
 
+@np.errstate(all="ignore")  # what is not finite is returned as it is, and the client looks
 def _solve(
     X: Any, y: np.ndarray, *rest: Any, family: Family, intercept: bool, weighted: bool, shifted: bool, kind: str
 ) -> np.ndarray:

@@ -25,7 +25,7 @@ from solvers.newton import Newton, ProximalNewton
 from solvers.objective import Objective
 from solvers.penalties import Penalty, Unpenalised
 from solvers.proximal import Proximal
-from solvers.result import Point, Result
+from solvers.result import Point, Result, Status
 from solvers.saga import SAGA
 from solvers.scaled import ScaledHuber, ScaledObjective
 
@@ -56,6 +56,9 @@ OBJECTIVES: dict[type[Family], type[Objective]] = {
 #: several classes, of dense features, and of sparse ones, whose Hessians cost pairs of what a row has. And up to so many a
 #: Hessian is worth its memory where nothing else serves as well.
 _FEW, _MANY, _SPARSE, _SOME = 64, 300, 1_000, 2_000
+
+#: An objective that is lower by more than this, relative to it, is lower by more than rounding.
+_BETTER = 1e-10
 
 
 def fit(
@@ -186,7 +189,21 @@ def solve(
         if chunks is not None:
             objective, choice = recut(objective, method, start, said)
         found = minimise(method, objective, start, tol=tol, max_iter=max_iter, callback=told, why=why)
+    if found.status is Status.PRECISION:
+        found = _confirmed(objective, found)
     return found if choice is None else replace(found, chunks=choice)
+
+
+def _confirmed(objective: Objective, found: Result) -> Result:
+    """Return a result whose method saw nothing but rounding, or say that it stalled, if a step of another finds better."""
+    method: Method = Newton() if objective.penalty.smooth else ProximalNewton()
+    if objective.size > _SOME or not objective.penalty.separable:
+        method = Proximal()
+    before = objective.passes
+    state = method.step(objective, method.init(objective, objective.standard(found.beta)))
+    value = np.inf if state is None else state.at.value + objective.nonsmooth(state.beta)
+    status = Status.STALLED if value < found.objective - _BETTER * abs(found.objective) else found.status
+    return replace(found, status=status, passes=found.passes + objective.passes - before)
 
 
 def _chosen(solver: str | Method, objective: Objective) -> tuple[Method, str]:
@@ -208,8 +225,6 @@ def _chosen(solver: str | Method, objective: Objective) -> tuple[Method, str]:
         return Newton(), "least squares takes one step"
     if objective.plain and objective.data.sparse and size <= _SPARSE:
         return Newton(), "rows are sparse"
-    if isinstance(objective, MultinomialObjective) and objective.data.local is None:
-        return LBFGS(), "a Hessian of several classes costs more than it saves"
     if size > (_MANY if objective.plain else _FEW):
         return LBFGS(), f"a Hessian of {size} coefficients costs more than it saves"
     return Newton(), "there are few coefficients"

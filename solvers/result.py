@@ -21,6 +21,7 @@ class Status(Enum):
     CONVERGED = "converged"
     ITERATIONS = "too few iterations"
     PRECISION = "as far as rounding allows"
+    STALLED = "nothing better was found"
     INTERRUPTED = "interrupted"
     UNBOUNDED = "no minimum was found"
 
@@ -39,6 +40,7 @@ _ADVICE = {
     Status.CONVERGED: "Nothing is to be done.",
     Status.ITERATIONS: "Allow more iterations (max_iter), a larger tolerance (tol), or standardise the features.",
     Status.PRECISION: "The tolerance is below what rounding allows on this data: use a larger tol, or float64.",
+    Status.STALLED: "There is something better, which this solver did not find: use another, or standardise the features.",
     Status.INTERRUPTED: "The coefficients are the best so far; fit again from them (start) to go on.",
     Status.UNBOUNDED: "Coefficients grow without end, as they do where a class is separated perfectly: add a penalty.",
 }

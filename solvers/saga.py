@@ -143,6 +143,8 @@ class SAGA:
         family, penalty = objective.family, objective.penalty
         if not objective.plain:
             return f"rows have no single linear predictor in the {family.name} family; use LBFGS or Newton"
+        if objective.units is not None:
+            return "rows are walked in the features' own units: scale X before, or use LBFGS or Proximal"
         if penalty.kinks is None:
             return f"{penalty!r} ties coefficients together; use Proximal or ADMM"
         if derivative_of(family, self.derivative) is None:

@@ -355,3 +355,11 @@ def test_bounds() -> None:
     X, y = problem(families.Normal())
     found = fit(X, y, penalty=Box(-0.1, 0.04), solver="saga", tol=1e-9)
     assert (found.coef.min(), found.coef.max()) == (-0.1, 0.04)
+
+
+def test_standardised_features_are_refused() -> None:
+    """Rows are walked as they are: steps in other units would lead elsewhere."""
+    rng = np.random.default_rng(0)
+    X = rng.random((100, 3)) * [1.0, 10.0, 100.0]
+    with pytest.raises(ValueError, match="scale X before"):
+        fit(X, X @ [1.0, 2.0, 3.0], solver="saga", standardize=True)

@@ -74,7 +74,7 @@ def test_every_solver_finds_what_standardised_features_have(family: Family, pena
     wanted = fit(scaled, y, tol=1e-11, max_iter=5000, **options)
     solved = 0
     for solver, method in SOLVERS.items():
-        if method.refusal(objective_of(prepare(X, y, family), family, penalty)) is not None:
+        if method.refusal(objective_of(prepare(X, y, family), family, penalty, standardize=True)) is not None:
             continue
         found = fit(X, y, standardize=True, solver=solver, tol=1e-9, max_iter=5000, **options)
         assert found.ok, found
