@@ -57,7 +57,7 @@ OBJECTIVES: dict[type[Family], type[Objective]] = {
 #: Hessian is worth its memory where nothing else serves as well.
 _FEW, _MANY, _SPARSE, _SOME = 64, 300, 1_000, 2_000
 
-#: An objective that is lower by more than this, relative to it, is lower by more than rounding.
+#: An objective that is lower by more than this, relative to it and to where it began, is lower by more than rounding.
 _BETTER = 1e-10
 
 
@@ -202,7 +202,8 @@ def _confirmed(objective: Objective, found: Result) -> Result:
     before = objective.passes
     state = method.step(objective, method.init(objective, objective.standard(found.beta)))
     value = np.inf if state is None else state.at.value + objective.nonsmooth(state.beta)
-    status = Status.STALLED if value < found.objective - _BETTER * abs(found.objective) else found.status
+    least = _BETTER * max(abs(found.objective), abs(found.trace[0].objective))
+    status = Status.STALLED if value < found.objective - least else found.status
     return replace(found, status=status, passes=found.passes + objective.passes - before)
 
 
