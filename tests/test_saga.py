@@ -261,6 +261,7 @@ def test_single_precision_and_other_layouts() -> None:
         np.testing.assert_allclose(found.beta, wanted, atol=off)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["dense", "csr"])
 def test_one_compilation_of_each_function_in_a_worker_and_none_after_prewarming(form: str) -> None:
     X, y = problem(families.Logistic(), rows=800)

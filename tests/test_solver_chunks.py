@@ -36,7 +36,9 @@ def cut(parts: int, *, seed: int = 0) -> tuple[da.Array, da.Array]:
     )
 
 
-@pytest.mark.parametrize("solver", ["newton", "lbfgs", "proximal", "admm", "giant"])
+@pytest.mark.parametrize(
+    "solver", ["newton", "proximal", *[pytest.param(name, marks=pytest.mark.slow) for name in ("lbfgs", "admm", "giant")]]
+)
 def test_far_too_many_chunks_become_fewer_and_coefficients_stay(solver: str) -> None:
     X, y = cut(600)
     weights = da.from_array(np.random.default_rng(1).random(ROWS), chunks=X.chunks[0])
@@ -111,6 +113,7 @@ def test_admm_takes_as_many_rounds_whatever_the_chunks() -> None:
     assert max(rounds) <= min(rounds) + 1
 
 
+@pytest.mark.slow
 def test_on_a_cluster() -> None:
     with (
         distributed.LocalCluster(**QUIET, n_workers=2, threads_per_worker=1) as cluster,
