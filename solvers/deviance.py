@@ -40,18 +40,18 @@ class DevianceTable:
 
     Attributes
     ----------
-    rows : tuple of DevianceRow
+    lines : tuple of DevianceRow
         One for each model.
     test : str
         "F", or "chi-squared" where the dispersion is known.
     """
 
-    rows: tuple[DevianceRow, ...]
+    lines: tuple[DevianceRow, ...]
     test: str
 
     def __str__(self) -> str:
         lines = [f"{'df left':>10} {'deviance':>12} {'df':>6} {'decrease':>12} {self.test:>12} {'p':>9}"]
-        for row in self.rows:
+        for row in self.lines:
             line = f"{row.df_residual:>10.10g} {row.deviance:>12.6g}"
             if not math.isnan(row.df):
                 p = "< 0.0001" if row.p_value < 1e-4 else f"{row.p_value:.4f}"

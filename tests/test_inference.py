@@ -216,7 +216,7 @@ def test_deviance_tables_as_statsmodels(sm: Any, name: str) -> None:
     theirs = [glm(sm, family, X.iloc[:, :n], y) for n in cuts]
     table = deviance_table(*results)
     scale = theirs[-1].scale
-    for row, one, other in zip(table.rows[1:], theirs, theirs[1:], strict=False):
+    for row, one, other in zip(table.lines[1:], theirs, theirs[1:], strict=False):
         df = one.df_resid - other.df_resid
         assert (row.df_residual, row.df) == (other.df_resid, df)
         assert row.decrease == pytest.approx(one.deviance - other.deviance, rel=1e-6)
@@ -224,13 +224,13 @@ def test_deviance_tables_as_statsmodels(sm: Any, name: str) -> None:
             wanted = stats.chi2.sf(one.deviance - other.deviance, df)
         else:
             wanted = stats.f.sf((one.deviance - other.deviance) / df / scale, df, other.df_resid)
-        assert row.p_value == pytest.approx(wanted, rel=1e-6) or row is not table.rows[-1]
+        assert row.p_value == pytest.approx(wanted, rel=1e-6) or row is not table.lines[-1]
     assert table.test == ("chi-squared" if family == "poisson" else "F")
     if family == "normal":
         models = [sm.OLS(y, sm.add_constant(X.iloc[:, :n].to_numpy())).fit() for n in cuts]
         wanted = sm.stats.anova_lm(*models)
-        np.testing.assert_allclose([row.statistic for row in table.rows[1:]], wanted["F"][1:], rtol=1e-6)
-        np.testing.assert_allclose(table.rows[-1].p_value, wanted["Pr(>F)"].iloc[-1], rtol=1e-6)
+        np.testing.assert_allclose([row.statistic for row in table.lines[1:]], wanted["F"][1:], rtol=1e-6)
+        np.testing.assert_allclose(table.lines[-1].p_value, wanted["Pr(>F)"].iloc[-1], rtol=1e-6)
 
 
 # -- what weights are ----------------------------------------------------------------------------------------------------
