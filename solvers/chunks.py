@@ -6,14 +6,12 @@ has nothing to declare.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import graphopt as go
 from solvers import gram
-from solvers.data import Data
 from solvers.iterate import Method, begun
 from solvers.objective import Objective, compiled
 
@@ -56,7 +54,7 @@ def recut(
     if data.local is not None:
         return objective, None
     try:
-        method.init(_over(objective, replace(data, asked=_ask)), beta)
+        method.init(objective.over(replace(data, asked=_ask)), beta)
         return objective, None
     except _Asked as asked:
         body, arguments = asked.body, asked.arguments
@@ -66,22 +64,9 @@ def recut(
     step = compiled(body, family, data.weights is not None, data.offset is not None)
     given = (data.X, *data.columns, *small)
     choice = go.auto_chunks(given[0], step, *given[1:], axes=0, iterations=_PASSES, seconds=_SECONDS, progress=progress)
-    X, *columns = choice.rechunk(*given)[: 1 + len(data.columns)]
-    return _over(objective, _with(data, X, columns)), choice
+    names = ["X", *[name for name in ("y", "weights", "offset") if getattr(data, name) is not None]]
+    return objective.over(replace(data, **dict(zip(names, choice.rechunk(*given), strict=False)))), choice  # and small ones
 
 
 def _ask(body: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     raise _Asked(body, arguments)
-
-
-def _over(objective: Objective, data: Data) -> Objective:
-    """Return an objective over the same rows, cut otherwise."""
-    other = copy.copy(objective)
-    other.data = data
-    return other
-
-
-def _with(data: Data, X: Any, columns: list[Any]) -> Data:
-    y, *rest = columns
-    weights = rest.pop(0) if data.weights is not None else None
-    return replace(data, X=X, y=y, weights=weights, offset=rest.pop() if data.offset is not None else None)

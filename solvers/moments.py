@@ -71,8 +71,8 @@ def products(X: Any, s: np.ndarray, *more: np.ndarray) -> np.ndarray:
 
 
 def per_chunk(out: Any, columns: int) -> tuple[Any, Any]:
-    """Return what `products` said of each chunk, a row each: sums of weights and means, and the sum of what is within."""
-    each, within = out[:, : 1 + columns], out[:, 1 + columns : width(columns)].sum(axis=0)
+    """Return the sum of weights and the means of each chunk, a row each, and the sum of all else that chunks said."""
+    each, within = out[:, : 1 + columns], out[:, 1 + columns :].sum(axis=0)
     return each.rechunk((out.numblocks[0], 1 + columns)) if isinstance(each, da.Array) else each, within
 
 
@@ -149,11 +149,7 @@ def constant(variance: np.ndarray, mean: np.ndarray, rows: int) -> np.ndarray:
 def _pass(family: Family, X: Any, y: Any, weights: Any, offset: Any) -> Any:
     """Weight and means of each chunk, and the sum of squares about those means."""
     count = X.shape[1]
-    out = by_chunks(_squares, 1 + 2 * count, X, y, weights, offset)
-    each = out[:, : 1 + count]
-    if isinstance(X, da.Array):
-        each = each.rechunk((X.numblocks[0], 1 + count))
-    return each, out[:, 1 + count :].sum(axis=0)
+    return per_chunk(by_chunks(_squares, 1 + 2 * count, X, y, weights, offset), count)
 
 
 def _squares(X: Any, y: np.ndarray, *rest: np.ndarray, weighted: bool, shifted: bool) -> np.ndarray:

@@ -82,6 +82,12 @@ class Objective:
         other.penalty = penalty
         return other
 
+    def over(self, data: Data) -> Objective:
+        """Return the same objective over the same rows, as other data has them: in other chunks."""
+        other = copy.copy(self)
+        other.data = data
+        return other
+
     def within(self, units: Units) -> Objective:
         """Return the same objective of coefficients in other units, which the penalty is of then."""
         other = copy.copy(self)

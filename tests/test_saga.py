@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from test_solvers import FAMILIES, PENALTIES, chunked, problem
 
 import graphopt as go
+from graphopt.chunks.executor import executor_of, put
 from solvers import L1, L2, SAGA, Box, ElasticNet, Family, GroupL1, Penalty, Point, Status, Unpenalised, families, fit, saga
 from solvers.stochastic.kernels import _lazy, powers
 from solvers.stochastic.legs import lanes_of
@@ -274,7 +275,8 @@ def test_one_compilation_of_each_function_in_a_worker_and_none_after_prewarming(
         ):
             go.numba_cache.install(there)
             try:
-                arrays = there.persist([rows, da.from_array(y, chunks=200)])
+                # Half of the chunks to each: a worker that has none may never walk, and compile nothing.
+                arrays = put(executor_of(fit), [rows, da.from_array(y, chunks=200)])
                 if warm:
                     assert SAGA().prewarm(there, rows.blocks[0].compute(scheduler="sync")[:3], "logistic") >= functions
                 before = go.numba_cache.info(there).total["compilations"]

@@ -1,6 +1,7 @@
 """Sweep: at which duration of a task the efficiency of whatever runs it falls below a half, found with few runs.
 
-Nothing is run or timed here: what measures, and the clock, are given.
+Nothing is run or timed here: what measures, and the clock, are given. `sweep` is long because its phases go on from what the
+runs before them showed, and share the clock and the runs.
 """
 
 from __future__ import annotations

@@ -17,6 +17,9 @@ and of three straight pieces, so going along it m times costs a few operations, 
 All that belongs to a coefficient is one line of ``places``, for an entry of a row asks for it all: the coefficient, its average
 gradient, its snapshot, and up to which step it is done, as counted by ``clock[0]``. Kernels change what they are given, in
 place; who calls them copies. They hold no interpreter lock.
+
+`kernels_of` is long because the kernels close over one derivative, and each is long because a step is one loop whose parts
+share a dozen numbers, which pieces of it would hand to each other for every row.
 """
 
 from __future__ import annotations
