@@ -9,7 +9,9 @@ import contextlib
 import gc
 import logging
 import os
+import platform
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -351,6 +353,35 @@ def test_what_a_client_bound_goes_with_it(cluster: distributed.LocalCluster, cli
         wait_until(lambda: held_there(client) == 2)
         del X
     wait_until(lambda: held_there(client) == 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="it is glibc that dask tells to trim")
+def test_memory_of_temporaries_is_kept_while_plans_are_bound(client: distributed.Client) -> None:
+    def pages(worker: str) -> int:
+        """Return how many pages the system had to clear for fifty temporaries, one after the other, of 196 pages each."""
+
+        def work() -> int:
+            import resource
+
+            before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+            for _ in range(50):
+                np.ones(100_000)
+            return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+        return client.submit(work, workers=[worker], pure=False).result()  # type: ignore[no-any-return]
+
+    workers = list(client.scheduler_info(n_workers=-1)["workers"])
+    gc.collect()
+    wait_until(lambda: held_there(client) == 0)
+    assert all(pages(worker) > 50 * 100 for worker in workers)
+    step = exact(lambda X, a: (X * a).sum())
+    X = there(client, da.from_array(A, chunks=(4, 3)))
+    step(X, 1.0)
+    assert all(pages(worker) < 10 * 196 for worker in workers)
+    del step, X
+    gc.collect()
+    wait_until(lambda: held_there(client) == 0)
+    assert all(pages(worker) > 50 * 100 for worker in workers)
 
 
 def test_an_idle_plan_holds_no_chunks(client: distributed.Client) -> None:

@@ -27,7 +27,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol import pickle
 from distributed.protocol.serialize import Serialize
 
-from graphopt.execute import blas
+from graphopt.execute import allocator, blas
 from graphopt.execute.ears import Ears
 from graphopt.execute.events import Events
 from graphopt.execute.line import GREETING, Line, can_take
@@ -193,6 +193,7 @@ class Replayer:
         plan = self.plans.pop(name, None)
         if plan is not None:
             plan.close()
+            allocator.give_back()
 
     def close(self) -> None:
         """Let go of everything."""
@@ -254,6 +255,8 @@ class Replayer:
         resident = Resident(binding, self.worker.data, self.executor, self.worker.state.nthreads)
         await self.job(blas.refresh)
         await self.peers.open({str(to) for phase in binding.part.phases for to, _ in phase.sends})
+        if plan not in self.plans:
+            allocator.keep()
         self.plans[plan] = Held(resident)
         return {"status": "OK"}
 
