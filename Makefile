@@ -50,6 +50,7 @@ bench: $(INSTALLED) ## run the benchmarks: ratios within one run, then timings t
 	$(VENV_PYTHON) bench/numba_cache.py
 	$(VENV_PYTHON) bench/glm.py --rounds 1 --limit 5
 	$(VENV_PYTHON) bench/real.py --rounds 1
+	$(VENV_PYTHON) bench/saga.py --quick
 	$(VENV_PYTHON) bench/outofcore.py --rows 1000000 --gib 2
 	$(VENV_PYTHON) bench/solver_overhead.py
 	$(VENV_PYTHON) -m pytest bench --benchmark-only $(ARGS)
