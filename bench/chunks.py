@@ -1,8 +1,8 @@
 """How good the chunks are that `graphopt.auto_chunks` chooses: against the best of a dense sweep of all data, in one run.
 
 The sweep knows nothing of the search: its counts are at most the root of two apart, with multiples of the workers beside them,
-and those that may be best take turns. *Regret* is how much longer a call takes (median of the sweep) with the chunks that were
-chosen than with the best of the sweep. *Predicted* is how far off the time is that the choice says for what was chosen, from
+and those that may be best take turns. The best of twenty times was lucky too, so the best count and the chosen one then take turns
+by themselves, and *regret* is how much longer a call takes with the chosen one there. *Predicted* is how far off the time is that the choice says for what was chosen, from
 what a call takes right after (median of three seconds of them). *Between* is how far off the model is for counts of the
 sweep that the search never ran, as a median over those near the best. ``--iterations`` is many, because regret does not
 count what it takes to change the chunks.
@@ -157,7 +157,8 @@ def measured(name: str, where: str, options: argparse.Namespace) -> dict[str, An
         soon = timed(step, kept if isinstance(kept, tuple) else (kept,), 3.0)
         workers = executor_of(step).workers
         times, worse = sweep(step, args, choice._axes, dense(workers, most(args)), options.rounds, always=[chosen])
-    best = min(times, key=times.__getitem__)
+        best = min(times, key=times.__getitem__)
+        duel, _ = sweep(step, args, choice._axes, [], options.rounds, always={chosen, best})
     call, ran = call_of(args[0], args[1:], choice._axes), {one.count for one in choice.candidates if one.measured is not None}
     between = [
         abs(choice.model.seconds(call.sizes_of(call.lengths(count))) / took - 1)
@@ -169,8 +170,8 @@ def measured(name: str, where: str, options: argparse.Namespace) -> dict[str, An
         "executor": where,
         "chosen": chosen,
         "best": best,
-        "took": times[chosen],
-        "regret": times[chosen] / times[best] - 1,
+        "took": duel[chosen],
+        "regret": max(0.0, duel[chosen] / duel[best] - 1),
         "predicted": choice.chosen.seconds / soon - 1,
         "between": statistics.median(between) if between else 0.0,
         "seconds": choice.seconds,
