@@ -89,6 +89,62 @@ def test_blocks_of_every_width(dtype: str) -> None:
                 assert blocks.greatest(block, n * k, -1, rows.dtype.type(np.inf)) == rows.min()
 
 
+@pytest.mark.parametrize("dtype", ["f8", "f4"])
+def test_products_of_blocks_of_every_width(dtype: str) -> None:
+    """Tiles that fit and tiles that do not: each sum is there once, and nothing but the sums is written."""
+    atol = 1e-4 if dtype == "f4" else 1e-13
+    for k in (*range(1, 26), 40):
+        for n in (0, 1, 5, 33):
+            full = data((n + 1, k), dtype, n)
+            full[n] = np.nan
+            rows, block, h = full[:n], full.ravel(), data((n,), dtype, 3)
+            out = np.ones(k * k + 1, dtype)
+            blocks.add_square(block, n, k, h, out)
+            blocks.mirror(out, k)
+            assert out[-1] == 1
+            assert np.allclose(out[:-1].reshape(k, k), 1 + (rows * h[:, None]).T @ rows, rtol=1e-3, atol=atol)
+            for m in (2, 7, 8, 9, 17, 24):
+                wide = data((n + 1, m), dtype, n + 1)
+                wide[n] = np.nan
+                out = np.ones(k * m + 1, dtype)
+                blocks.add_products(block, n, k, wide.ravel(), m, out)
+                assert out[-1] == 1
+                assert np.allclose(out[:-1].reshape(k, m), 1 + rows.T @ wide[:n], rtol=1e-3, atol=atol)
+
+
+@pytest.mark.parametrize("k", [1, 3, 7, 8, 15, 16, 20])
+def test_single_precision_is_read_into_sums_of_double_precision(k: int) -> None:
+    b = Build()
+    turned = b(np.transpose, x(0))
+    program = b.program(3, b(np.dot, x(0), x(2)), b(np.dot, turned, x(1)))
+    rows = [[data((n, k), "f4", n), data((n,), "f8", n), data((k,), "f8", 1)] for n in (1, 9, 300)]
+    loop = check(program, rows, (True, True, False))
+    assert k == 1 or "np.float64(" not in loop.source, "no block is made in double precision"
+    for X, y, w in rows:
+        ((eta, product),) = loop([[X, y]], [w])
+        assert np.allclose(eta, X.astype(float) @ w, rtol=1e-13, atol=1e-13)
+        assert np.allclose(product, X.astype(float).T @ y, rtol=1e-13, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f4"])
+def test_rows_times_themselves_with_weights(dtype: str) -> None:
+    """What rows are weighted to is not written down, and the sums are symmetric to the last bit."""
+    b = Build()
+    weighted = b(operator.mul, x(0), b(operator.getitem, x(1), (slice(None), None)))
+    turned = b(np.transpose, x(0))
+    rows = [[data((n, K), dtype, n), data((n,), "f8", n)] for n in (1, 9, 300)]
+    loop = check(b.program(2, b(np.dot, turned, weighted)), rows, (True, True))
+    assert "add_square" in loop.source
+    assert "spread" not in loop.source
+    ((square,),) = loop([rows[-1]], [])
+    assert (square == square.T).all()
+    assert np.allclose(square, (rows[-1][0].astype(float).T * rows[-1][1]) @ rows[-1][0].astype(float), rtol=1e-12, atol=1e-12)
+    other = check(b.program(3, b(np.dot, b(np.transpose, x(2)), weighted)), [[*row, row[0] + 1] for row in rows], (True,) * 3)
+    assert "add_square" not in other.source, "other rows than those that were weighted"
+    read = check(b.program(2, b(np.dot, turned, weighted), b(np.sum, weighted, axis=0)), rows, (True, True))
+    assert "add_square" in read.source, "what others read is made for them"
+
+
 def test_several_products_with_a_matrix() -> None:
     b = Build()
     z = b(operator.matmul, x(0), x(1))

@@ -13,6 +13,7 @@ from numba import njit
 from graphopt.loops.sizes import ROWS, WIDTH
 from graphopt.loops.vectors import (
     Decorator,
+    add_sums,
     at_end,
     eight,
     fused,
@@ -20,15 +21,18 @@ from graphopt.loops.vectors import (
     lower_sums,
     most,
     one_a_row,
+    outer,
     plus,
     splat,
     store,
+    times,
     total,
+    widened,
     zeros,
 )
 
 __all__ = [
-    *("add_products", "add_rows", "add_up", "count_rows", "count_up", "dots", "greatest", "product"),
+    *("add_products", "add_rows", "add_square", "add_up", "count_rows", "count_up", "dots", "greatest", "mirror", "product"),
     "repeat",
     *("row_counts", "row_extremes", "row_places", "row_sums", "widen", "widest"),
 ]
@@ -38,68 +42,87 @@ _inline: Decorator = njit(error_model="numpy", forceinline=True)
 
 
 @_inline
-def _sums_of_8(t: Any, rows: Any, size: Any, k: Any, b: Any) -> Any:
-    """Multiply 8 rows with a vector."""
+def _read(t: Any, u: Any, at: Any) -> Any:
+    """Read a vector of one type as one of another."""
+    return widened(t, load(u, at))
+
+
+@_inline
+def _rest(t: Any, u: Any, at: Any, m: Any) -> Any:
+    return widened(t, at_end(u, at, m))
+
+
+@_inline
+def _each(t: Any, number: Any) -> Any:
+    return splat(t.type(number))
+
+
+@_inline
+def _sums_of_8(t: Any, u: Any, rows: Any, size: Any, k: Any, b: Any, wide: Any) -> Any:
+    """Multiply 8 rows with a vector of wider numbers, or of numbers as wide as theirs."""
     step, whole = k * size, k - k % WIDTH
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = zeros(t)
-    for c in range(0, whole * size, WIDTH * size):
-        at, v = rows + c, load(t, b + c)
-        s0, s1 = fused(load(t, at), v, s0), fused(load(t, at + step), v, s1)
-        s2, s3 = fused(load(t, at + 2 * step), v, s2), fused(load(t, at + 3 * step), v, s3)
-        s4, s5 = fused(load(t, at + 4 * step), v, s4), fused(load(t, at + 5 * step), v, s5)
-        s6, s7 = fused(load(t, at + 6 * step), v, s6), fused(load(t, at + 7 * step), v, s7)
+    for c in range(0, whole, WIDTH):
+        at, v = rows + c * size, load(t, b + c * wide)
+        s0, s1 = fused(_read(t, u, at), v, s0), fused(_read(t, u, at + step), v, s1)
+        s2, s3 = fused(_read(t, u, at + 2 * step), v, s2), fused(_read(t, u, at + 3 * step), v, s3)
+        s4, s5 = fused(_read(t, u, at + 4 * step), v, s4), fused(_read(t, u, at + 5 * step), v, s5)
+        s6, s7 = fused(_read(t, u, at + 6 * step), v, s6), fused(_read(t, u, at + 7 * step), v, s7)
     if whole < k:
         at, m = rows + whole * size, k - whole
-        v = at_end(t, b + whole * size, m)
-        s0, s1 = fused(at_end(t, at, m), v, s0), fused(at_end(t, at + step, m), v, s1)
-        s2, s3 = fused(at_end(t, at + 2 * step, m), v, s2), fused(at_end(t, at + 3 * step, m), v, s3)
-        s4, s5 = fused(at_end(t, at + 4 * step, m), v, s4), fused(at_end(t, at + 5 * step, m), v, s5)
-        s6, s7 = fused(at_end(t, at + 6 * step, m), v, s6), fused(at_end(t, at + 7 * step, m), v, s7)
+        v = at_end(t, b + whole * wide, m)
+        s0, s1 = fused(_rest(t, u, at, m), v, s0), fused(_rest(t, u, at + step, m), v, s1)
+        s2, s3 = fused(_rest(t, u, at + 2 * step, m), v, s2), fused(_rest(t, u, at + 3 * step, m), v, s3)
+        s4, s5 = fused(_rest(t, u, at + 4 * step, m), v, s4), fused(_rest(t, u, at + 5 * step, m), v, s5)
+        s6, s7 = fused(_rest(t, u, at + 6 * step, m), v, s6), fused(_rest(t, u, at + 7 * step, m), v, s7)
     return lower_sums((s0, s1, s2, s3, s4, s5, s6, s7))
 
 
 @_compiled
 def _dot(x: Any, n: int, k: int, b: Any, out: Any) -> None:
-    """Multiply each row with a vector: ``out[:n] = x.reshape(n, k) @ b``."""
-    t, size = x.dtype, x.itemsize
+    """Multiply each row with a vector: ``out[:n] = x.reshape(n, k) @ b``. Rows may be of single precision beside double."""
+    t, u, size, wide = out.dtype, x.dtype, x.itemsize, out.itemsize
     at, to = x.ctypes.data, b.ctypes.data
     into, eights = out.ctypes.data, n - n % WIDTH
     for i in range(0, eights, WIDTH):
-        store(into + i * size, _sums_of_8(t, at + i * k * size, size, k, to))
+        store(into + i * wide, _sums_of_8(t, u, at + i * k * size, size, k, to, wide))
     for i in range(eights, n):
         s = zeros(t)
         for c in range(0, k, WIDTH):
             m = min(WIDTH, k - c)
-            s = fused(at_end(t, at + (i * k + c) * size, m), at_end(t, to + c * size, m), s)
+            s = fused(_rest(t, u, at + (i * k + c) * size, m), at_end(t, to + c * wide, m), s)
         out[i] = total(s)
 
 
 @_compiled
 def _add_product(x: Any, n: int, k: int, v: Any, out: Any) -> None:
-    """Add up the rows, each times its number: ``out[:k] += x.reshape(n, k).T @ v[:n]``."""
-    t, size = x.dtype, x.itemsize
+    """Add up the rows, each times its number: ``out[:k] += x.reshape(n, k).T @ v[:n]``; in double precision of single."""
+    t, u, size = out.dtype, x.dtype, x.itemsize
     step, fours = k * size, n - n % 4
     for c in range(0, k, WIDTH):
         m, at = min(WIDTH, k - c), x.ctypes.data + c * size
         s0 = s1 = s2 = s3 = zeros(t)
         if m == WIDTH:
             for i in range(0, fours, 4):
-                s0, s1 = fused(load(t, at), splat(v[i]), s0), fused(load(t, at + step), splat(v[i + 1]), s1)
+                s0, s1 = fused(_read(t, u, at), _each(t, v[i]), s0), fused(_read(t, u, at + step), _each(t, v[i + 1]), s1)
                 at += 2 * step
-                s2, s3 = fused(load(t, at), splat(v[i + 2]), s2), fused(load(t, at + step), splat(v[i + 3]), s3)
+                s2, s3 = fused(_read(t, u, at), _each(t, v[i + 2]), s2), fused(_read(t, u, at + step), _each(t, v[i + 3]), s3)
                 at += 2 * step
         else:
             for i in range(0, fours, 4):
-                s0, s1 = fused(at_end(t, at, m), splat(v[i]), s0), fused(at_end(t, at + step, m), splat(v[i + 1]), s1)
+                s0, s1 = fused(_rest(t, u, at, m), _each(t, v[i]), s0), fused(_rest(t, u, at + step, m), _each(t, v[i + 1]), s1)
                 at += 2 * step
-                s2, s3 = fused(at_end(t, at, m), splat(v[i + 2]), s2), fused(at_end(t, at + step, m), splat(v[i + 3]), s3)
+                s2, s3 = (
+                    fused(_rest(t, u, at, m), _each(t, v[i + 2]), s2),
+                    fused(_rest(t, u, at + step, m), _each(t, v[i + 3]), s3),
+                )
                 at += 2 * step
         for i in range(fours, n):
-            s0 = fused(at_end(t, at, m), splat(v[i]), s0)
+            s0 = fused(_rest(t, u, at, m), _each(t, v[i]), s0)
             at += step
         s = plus(plus(s0, s1), plus(s2, s3))
         if m == WIDTH:
-            to = out.ctypes.data + c * size
+            to = out.ctypes.data + c * out.itemsize
             store(to, plus(load(t, to), s))
         else:
             sums = eight(t)
@@ -108,13 +131,66 @@ def _add_product(x: Any, n: int, k: int, v: Any, out: Any) -> None:
                 out[c + j] += sums[j]
 
 
+# Products of two blocks are tiles: some numbers of a row, side by side, times one or two vectors of a row of the other block,
+# summed up in registers from row to row. The last tile begins where it fits, and what has been summed up before is left out.
+
+
+@_inline
+def _weighed(vector: Any, h: Any, i: int) -> Any:
+    return vector if h is None else times(vector, splat(h[i]))
+
+
+@_inline
+def _add_tiles(s: Any, x: Any, n: int, k: int, v: Any, m: int, h: Any, out: Any) -> None:
+    """Add the product of two blocks; with weights only what is right of the diagonal, for it is symmetric.
+
+    As many numbers of a row are multiplied at once as ``s`` has vectors, all zero.
+    """
+    t, size, high = out.dtype, out.itemsize, len(s)
+    for a in range(0, k, high):
+        first = min(a, k - high)
+        for c in range(0 if h is None else a - a % WIDTH, m, 2 * WIDTH):
+            at, to, into = x.ctypes.data + first * size, v.ctypes.data + c * size, out.ctypes.data + (first * m + c) * size
+            one, two, count = s, s, m - c
+            if count > WIDTH:
+                for i in range(n):
+                    one = outer(one, at + i * k * size, _weighed(load(t, to + i * m * size), h, i))
+                    row = at_end(t, to + (i * m + WIDTH) * size, count - WIDTH)
+                    two = outer(two, at + i * k * size, _weighed(row, h, i))
+                add_sums(into + WIDTH * size, m * size, two, a - first, count - WIDTH)
+            else:
+                for i in range(n):
+                    one = outer(one, at + i * k * size, _weighed(at_end(t, to + i * m * size, count), h, i))
+            add_sums(into, m * size, one, a - first, count)
+
+
+@_compiled
+def add_square(x: Any, n: int, k: int, h: Any, out: Any) -> None:
+    """Multiply the transpose of a block with its rows, each times its number; what is left of the diagonal is not of use."""
+    z = zeros(out.dtype)
+    if k >= 8:
+        _add_tiles((z, z, z, z, z, z, z, z), x, n, k, x, k, h, out)
+    elif k >= 4:
+        _add_tiles((z, z, z, z), x, n, k, x, k, h, out)
+    else:
+        _add_tiles((z,), x, n, k, x, k, h, out)
+
+
+@_compiled
+def mirror(out: Any, k: int) -> None:
+    """Make a matrix symmetric, from what is right of its diagonal."""
+    for a in range(k):
+        for b in range(a):
+            out[a * k + b] = out[b * k + a]
+
+
 @_compiled
 def dots(x: Any, n: int, k: int, b: Any, m: int, out: Any) -> None:
     """Multiply each row with each of m vectors: ``out = x.reshape(n, k) @ b.reshape(m, k).T``."""
     if m == 1:
         _dot(x, n, k, b, out)
         return
-    column = one_a_row(x.dtype)
+    column = one_a_row(b.dtype)
     for c in range(m):
         _dot(x, n, k, b[c * k :], column)
         for i in range(n):
@@ -140,6 +216,9 @@ def add_products(x: Any, n: int, k: int, v: Any, m: int, out: Any) -> None:
         _add_product(x, n, k, v, out)
     elif k == 1:
         _add_product(v, n, m, x, out)
+    elif k >= 8:
+        z = zeros(out.dtype)
+        _add_tiles((z, z, z, z, z, z, z, z), x, n, k, v, m, None, out)
     else:
         column = one_a_row(x.dtype)
         for a in range(k):

@@ -233,6 +233,8 @@ def call_text(node: Node, names: Names) -> str:
         if node.op == "row_most":
             return f"blocks.row_extremes({x}, {n}, {k}, {node.extra}, {out})"
         return f"blocks.{'row_sums' if real else 'row_counts'}({x}, {n}, {k}, {out})"
+    if node.op == "square":
+        return f"blocks.add_square({x}, n, {k}, {names.of(args[1])}, {out})"
     if node.op == "product":
         if node.columns == 1:
             return f"{out} += blocks.product({x}, n, {names.of(args[1])})"

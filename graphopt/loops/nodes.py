@@ -89,7 +89,8 @@ class Node:
     op
         How it comes about: ``lane`` and ``shared`` are given; ``view`` is another node seen in another shape; ``map`` is
         computed number by number; ``columns`` picks columns; ``spread`` repeats along rows or columns; ``dot``, ``row_sum``,
-        ``row_most`` and ``row_place`` go along rows; ``product``, ``sum`` and ``most`` fold the rows.
+        ``row_most`` and ``row_place`` go along rows; ``product``, ``sum`` and ``most`` fold the rows, and so does ``square``,
+        the product of rows with themselves, each times its number.
     dtype, shape, args
         What it is, and what it is computed from.
     name

@@ -300,7 +300,11 @@ def _contract(
         raise Refused(f"no loop is written for {name} of these arguments")
     along = [node.rows and node.shape.index(ROWS) == axis for node, axis in zip((a, b), axes, strict=True)]
     if all(along):
-        x, v = (_cast(node, dtype, node.shape, call.name) for node in (a, b))
+        weights = _weights(a, b, dtype)
+        if weights is not None:
+            return made("square", dtype, shape, [_cast(a, dtype, a.shape, call.name), weights], call.name)
+        wide = (a.columns == 1) != (b.columns == 1)
+        x, v = (_cast_to_read(node, dtype, wide and node.columns > 1, call.name) for node in (a, b))
         return made("product", dtype, shape, [x, v], call.name)
     if any(along) or a.rows == b.rows or not {a.op, b.op} & {"shared"}:
         raise Refused(f"{name} multiplies two arrays of which neither is shared")
@@ -308,7 +312,37 @@ def _contract(
     matrix: Operand = fixed
     if len(fixed.shape) == 2 or fixed.dtype != dtype:
         matrix = low.before(_with_axis_last, [fixed, Const(axis), Const(dtype)], {}, fixed.name)
-    return made("dot", dtype, shape, [_cast(x, dtype, x.shape, call.name), matrix], call.name)
+    return made("dot", dtype, shape, [_cast_to_read(x, dtype, True, call.name), matrix], call.name)
+
+
+def _cast_to_read(node: Node, dtype: np.dtype[Any], wide: bool, name: str) -> Node:
+    """Cast what is multiplied, unless the multiplication does so while it reads: single precision of the data, to double."""
+    direct = wide and node.root.op == "lane" and (node.dtype.name, dtype.name) == ("float32", "float64")
+    return node if direct else _cast(node, dtype, node.shape, name)
+
+
+def _weights(a: Node, b: Node, dtype: np.dtype[Any]) -> Node | None:
+    """Return h where b is the rows of a, each times its number h: then their product is symmetric, and b need not be made."""
+    product = b.root
+    if product.op != "map" or product.text != MAPS["multiply"] or product.dtype != dtype or a.columns == 1:
+        return None
+    for x, h in (product.args, product.args[::-1]):
+        if not (isinstance(x, Node) and isinstance(h, Node) and h.rows and h.columns == 1):
+            continue
+        if _held(x) is _held(a) and pattern(x, product) == "j":
+            return _cast(h, dtype, h.shape, h.name)
+    return None
+
+
+def _held(node: Node) -> Node:
+    """Return what holds a node's numbers, maybe in fewer digits."""
+    root = node.root
+    while root.op == "map" and root.text == MAPS["positive"]:
+        (held,) = root.reads()
+        if not np.can_cast(held.dtype, root.dtype):
+            break
+        root = held
+    return root
 
 
 def _with_axis_last(x: Any, axis: int, dtype: np.dtype[Any]) -> Any:

@@ -23,8 +23,8 @@ from graphopt.loops.sizes import ROWS, WIDTH
 
 __all__ = [
     *("ROWS", "WIDTH", "Decorator", "intrinsic"),
-    *("array_at", "at_end", "eight", "fused", "load", "lower_sums", "most", "one_a_row", "plus", "splat", "store", "total"),
-    "zeros",
+    *("add_sums", "array_at", "at_end", "eight", "fused", "load", "lower_sums", "most", "one_a_row", "outer", "plus", "splat"),
+    *("store", "times", "total", "widened", "zeros"),
 ]
 
 #: What numba's decorators are: numba has types for few of its functions, and not the right ones for intrinsics.
@@ -66,6 +66,15 @@ def _mask(builder: Any, count: Any, width: int) -> Any:
     return builder.icmp_signed("<", places, _splatted(builder, count, width))
 
 
+def _masked_load(builder: Any, vector: _Vector, pointer: Any, mask: Any) -> Any:
+    """Read the numbers that a mask says; the others are zero and their memory is not touched."""
+    kind = _llvm(vector)
+    arguments = [pointer, ir.IntType(32)(vector.dtype.bitwidth // 8), mask, ir.Constant(kind, None)]
+    signature = ir.FunctionType(kind, [argument.type for argument in arguments])
+    name = f"llvm.masked.load.v{WIDTH}f{vector.dtype.bitwidth}.p0"
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
+
+
 @intrinsic
 def load(typing_context: Any, dtype: Any, address: Any) -> Any:
     """Read a vector: ``load(np.float64, address)``."""
@@ -84,13 +93,8 @@ def at_end(typing_context: Any, dtype: Any, address: Any, count: Any) -> Any:
     vector = _Vector(dtype.dtype)
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = _llvm(vector)
-        pointer = builder.inttoptr(args[1], kind.as_pointer())
-        align, mask = ir.IntType(32)(vector.dtype.bitwidth // 8), _mask(builder, args[2], vector.width)
-        arguments = [pointer, align, mask, ir.Constant(kind, None)]
-        signature = ir.FunctionType(kind, [argument.type for argument in arguments])
-        name = f"llvm.masked.load.v{WIDTH}f{vector.dtype.bitwidth}.p0"
-        return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
+        pointer = builder.inttoptr(args[1], _llvm(vector).as_pointer())
+        return _masked_load(builder, vector, pointer, _mask(builder, args[2], vector.width))
 
     return vector(dtype, types.intp, types.intp), code
 
@@ -125,6 +129,62 @@ def splat(typing_context: Any, value: Any) -> Any:
 def plus(typing_context: Any, a: Any, b: Any) -> Any:
     """Add two vectors."""
     return a(a, b), lambda context, builder, signature, args: builder.fadd(*args)
+
+
+@intrinsic
+def times(typing_context: Any, a: Any, b: Any) -> Any:
+    """Multiply two vectors."""
+    return a(a, b), lambda context, builder, signature, args: builder.fmul(*args)
+
+
+@intrinsic
+def widened(typing_context: Any, dtype: Any, vector: Any) -> Any:
+    """Return a vector of single precision in double precision: ``widened(np.float64, vector)``; others as they are."""
+    out = _Vector(dtype.dtype)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return args[1] if out == vector else builder.fpext(args[1], _llvm(out))
+
+    return out(dtype, vector), code
+
+
+@intrinsic
+def outer(typing_context: Any, sums: Any, address: Any, vector: Any) -> Any:
+    """Add a vector to each of several sums, times one of the numbers that are side by side at an address."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        out, where, factor = args
+        pointer = builder.inttoptr(where, _llvm(vector).element.as_pointer())
+        for place in range(sums.count):
+            number = builder.load(builder.gep(pointer, [ir.IntType(64)(place)]), align=vector.dtype.bitwidth // 8)
+            product = builder.fmul(_splatted(builder, number, vector.width), factor, flags=("contract",))
+            added = builder.fadd(product, builder.extract_value(out, place), flags=("contract",))
+            out = builder.insert_value(out, added, place)
+        return out
+
+    return sums(sums, types.intp, vector), code
+
+
+@intrinsic
+def add_sums(typing_context: Any, address: Any, step: Any, sums: Any, skipped: Any, count: Any) -> Any:
+    """Add the first ``count`` numbers of each sum to those in memory, which begin so many bytes apart; but not of the first."""
+    vector = sums.dtype
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        where, apart, values, first, numbers = args
+        kind, wanted = _llvm(vector), _mask(builder, numbers, vector.width)
+        for place in range(sums.count):
+            taken = builder.icmp_signed("<=", first, first.type(place))
+            mask = builder.and_(wanted, _splatted(builder, taken, vector.width))
+            pointer = builder.inttoptr(builder.add(where, builder.mul(apart, apart.type(place))), kind.as_pointer())
+            total = builder.fadd(_masked_load(builder, vector, pointer, mask), builder.extract_value(values, place))
+            arguments = [total, pointer, ir.IntType(32)(vector.dtype.bitwidth // 8), mask]
+            wants = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
+            name = f"llvm.masked.store.v{WIDTH}f{vector.dtype.bitwidth}.p0"
+            builder.call(cgutils.get_or_insert_function(builder.module, wants, name), arguments)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, sums, types.intp, types.intp), code
 
 
 @intrinsic

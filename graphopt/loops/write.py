@@ -23,6 +23,7 @@ __all__ = ["Written", "write"]
 
 _FIRST_CACHE, _SECOND_CACHE = 4_096, 16_384  # numbers of the widest value in a block
 _ENOUGH_ROWS, _LEAST_ROWS = 64, 16
+_FOLDS = ("product", "square", "sum", "most")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class _Writer:
         self.ready: dict[Node, int] = {}
         for node in self.order:
             found = max((self.ready[arg] for arg in node.reads()), default=0)
-            self.ready[node] = found + (not node.rows and node.op in ("product", "sum", "most"))
+            self.ready[node] = found + (not node.rows and node.op in _FOLDS)
         self.names = Names()
         self.shared = [node for node in self.order if node.op == "shared"]
         self.lanes = [node for node in self.order if node.op == "lane"]
@@ -149,6 +150,9 @@ class _Writer:
             for node in plan.folds:
                 yield start_value(node, self.names)
             yield from self.blocks(plan, outs)
+            for node in plan.folds:
+                if node.op == "square":
+                    yield f"blocks.mirror({self.names.of(node)}, {next(node.reads()).columns})"
             for node in plan.after:
                 yield from self.small(node)
         for out, node in zip(outs, self.outputs, strict=True):
