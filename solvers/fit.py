@@ -29,7 +29,7 @@ from solvers.result import Point, Result, Status
 from solvers.saga import SAGA
 from solvers.scaled import ScaledHuber, ScaledObjective
 
-__all__ = ["OBJECTIVES", "SOLVERS", "fit", "objective_of", "solve"]
+__all__ = ["OBJECTIVES", "SOLVERS", "cut", "fit", "objective_of", "solve"]
 
 #: The solvers that go by a name.
 SOLVERS: dict[str, Method] = {
@@ -181,17 +181,24 @@ def solve(
     progress: bool = False,
 ) -> Result:
     """Minimise an objective, as `fit` does once it has put one together."""
-    if chunks not in (None, "auto"):
-        raise ValueError(f"chunks={chunks!r}: must be 'auto', or None for rows that stay as they are cut; or rechunk X before.")
     method, why = _chosen(solver, objective)
-    choice = None
     with _shown(progress, max_iter, callback) as (told, said):
-        if chunks is not None:
-            objective, choice = recut(objective, method, start, said)
+        objective, choice = cut(objective, method, chunks, start, said)
         found = minimise(method, objective, start, tol=tol, max_iter=max_iter, callback=told, why=why)
     if found.status is Status.PRECISION:
         found = _confirmed(objective, found)
     return found if choice is None else replace(found, chunks=choice)
+
+
+def cut(
+    objective: Objective, solver: str | Method, chunks: str | None, start: Any = None, said: Callable[[str], None] | None = None
+) -> tuple[Objective, Any]:
+    """Return an objective over the data in the chunks that are asked for, and what was found out about them, or None."""
+    if chunks is None:
+        return objective, None
+    if chunks != "auto":
+        raise ValueError(f"chunks={chunks!r}: must be 'auto', or None for rows that stay as they are cut; or rechunk X before.")
+    return recut(objective, _chosen(solver, objective)[0], start, said)
 
 
 def _confirmed(objective: Objective, found: Result) -> Result:

@@ -10,7 +10,7 @@ import numpy as np
 
 from solvers.data import prepare
 from solvers.families import Family, family_of
-from solvers.fit import objective_of, solve
+from solvers.fit import cut, objective_of, solve
 from solvers.iterate import Method
 from solvers.objective import Objective
 from solvers.penalties import L1, Box, Penalty
@@ -53,6 +53,7 @@ def path(
     offset: Any = None,
     tol: float = 1e-6,
     max_iter: int = 200,
+    chunks: str | None = None,
 ) -> Path:
     """Fit a model for each of many strengths of its penalty.
 
@@ -60,8 +61,8 @@ def path(
 
     Parameters
     ----------
-    X, y, family, solver, intercept, standardize, weights, offset, tol, max_iter
-        As in `fit`; ``max_iter`` is for each strength.
+    X, y, family, solver, intercept, standardize, weights, offset, tol, max_iter, chunks
+        As in `fit`; ``max_iter`` is for each strength, and chunks are chosen once for all.
     strengths : iterable of float, optional
         The strengths, best from the largest to the smallest. By default ``count`` of them, from the smallest for which all
         coefficients are 0 down to ``ratio`` of it, evenly on a logarithmic scale.
@@ -103,6 +104,7 @@ def path(
     data = prepare(X, y, kind, weights=weights, offset=offset)
     first = penalty(1.0 if given is None else given[0])
     objective = objective_of(data, kind, first, intercept=intercept, standardize=standardize)
+    objective, choice = cut(objective, solver, chunks)
     beta = None
     if given is None:
         objective, beta, largest = _start(objective, penalty, tol)
@@ -112,6 +114,7 @@ def path(
         objective = objective.under(penalty(strength))
         results.append(solve(objective, solver, start=beta, tol=tol, max_iter=max_iter))
         beta = results[-1].beta
+    results = [replace(result, chunks=choice) for result in results]
     results[0] = replace(results[0], passes=results[0].passes + before)
     return Path(results, given)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import dask.array as da
@@ -12,7 +13,7 @@ import scipy.sparse
 from conftest import QUIET
 
 import solvers.chunks
-from solvers import L1, L2, Multinomial, ScaledHuber, fit
+from solvers import L1, L2, LogisticRegression, Multinomial, ScaledHuber, fit, path
 from solvers.data import prepare
 from solvers.families import Logistic, Normal
 from solvers.fit import SOLVERS, objective_of
@@ -62,6 +63,32 @@ def test_families_with_objectives_of_their_own(family: Any) -> None:
     found, wanted = (fit(X, y, family=family, penalty=L2(0.1), tol=1e-7, chunks=chunks) for chunks in ("auto", None))
     np.testing.assert_allclose(found.coef, wanted.coef, atol=1e-6)
     assert found.chunks is not None
+
+
+def test_a_path_is_fitted_in_chunks_that_are_chosen_once() -> None:
+    X, y = cut(600)
+    options: dict[str, Any] = {"family": "logistic", "count": 3, "tol": 1e-8, "standardize": True}
+    found, wanted = path(X, y, chunks="auto", **options), path(X, y, **options)
+    np.testing.assert_allclose([one.coef for one in found], [one.coef for one in wanted], atol=1e-6)
+    np.testing.assert_allclose(found.strengths, wanted.strengths, rtol=1e-9)
+    assert len({id(one.chunks) for one in found}) == 1
+    assert found[0].chunks.present.count == 600
+    assert [one.passes for one in found] == [one.passes for one in wanted]
+    assert all(one.chunks is None for one in (*wanted, *path(X, y, count=2, chunks="auto")))  # least squares reads rows once
+    with pytest.raises(ValueError, match="chunks='large': must be 'auto', or None"):
+        path(X, y, chunks="large")
+
+
+def test_estimators_choose_chunks_for_rows_that_are_lazy() -> None:
+    X, y = cut(600)
+    found, wanted = (LogisticRegression(chunks=chunks, tol=1e-8).fit(X, y) for chunks in ("auto", None))
+    np.testing.assert_allclose(found.coef_, wanted.coef_, atol=1e-6)
+    assert wanted.result_.chunks is None
+    X_, _ = found.result_.chunks.rechunk(X, y)
+    assert X_.numblocks == (found.result_.chunks.chosen.count, 1)
+    assert pickle.loads(pickle.dumps(found)).result_.chunks == found.result_.chunks
+    with pytest.raises(ValueError, match="chunks=4: must be 'auto', or None"):
+        LogisticRegression(chunks=4).fit(X, y)
 
 
 def test_sparse_chunks() -> None:

@@ -101,7 +101,7 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
         data = prepare(X, y, family, weights=sample_weight, offset=offset)
         objective = objective_of(data, family, penalty(data.total), intercept=self.fit_intercept)
         params = self.get_params(deep=False)
-        options = {name: params[name] for name in ("tol", "max_iter", "callback", "progress")}
+        options = {name: params[name] for name in ("tol", "max_iter", "chunks", "callback", "progress")}
         result = solve(objective, self._method(), start=self._start(), **options)
         self.result_ = result
         self.n_iter_ = result.iterations

@@ -32,6 +32,9 @@ class LinearRegression(Regressor):
         The most iterations.
     warm_start : bool
         Begin at the coefficients of the last fit.
+    chunks : str, optional
+        "auto" to look some seconds for the chunks that suit solver and machine, in which lazy rows are fitted then; for more
+        fits to them take ``result_.chunks.rechunk(X, y)``. By default rows stay as they are cut.
     callback : callable, optional
         Called after each iteration with a line of the trace and the coefficients; ends the fit if it returns True.
     progress : bool
@@ -68,6 +71,7 @@ class LinearRegression(Regressor):
         tol: float = 1e-6,
         max_iter: int = 200,
         warm_start: bool = False,
+        chunks: str | None = None,
         callback: Callback = None,
         progress: bool = False,
     ) -> None:
@@ -77,6 +81,7 @@ class LinearRegression(Regressor):
         self.tol = tol
         self.max_iter = max_iter
         self.warm_start = warm_start
+        self.chunks = chunks
         self.callback = callback
         self.progress = progress
 
@@ -103,6 +108,9 @@ class Ridge(Regressor):
         The most iterations.
     warm_start : bool
         Begin at the coefficients of the last fit.
+    chunks : str, optional
+        "auto" to look some seconds for the chunks that suit solver and machine, in which lazy rows are fitted then; for more
+        fits to them take ``result_.chunks.rechunk(X, y)``. By default rows stay as they are cut.
     callback : callable, optional
         Called after each iteration with a line of the trace and the coefficients; ends the fit if it returns True.
     progress : bool
@@ -144,6 +152,7 @@ class Ridge(Regressor):
         tol: float = 1e-6,
         max_iter: int = 200,
         warm_start: bool = False,
+        chunks: str | None = None,
         callback: Callback = None,
         progress: bool = False,
     ) -> None:
@@ -154,6 +163,7 @@ class Ridge(Regressor):
         self.tol = tol
         self.max_iter = max_iter
         self.warm_start = warm_start
+        self.chunks = chunks
         self.callback = callback
         self.progress = progress
 
@@ -182,6 +192,9 @@ class ElasticNet(Regressor):
         The most iterations.
     warm_start : bool
         Begin at the coefficients of the last fit.
+    chunks : str, optional
+        "auto" to look some seconds for the chunks that suit solver and machine, in which lazy rows are fitted then; for more
+        fits to them take ``result_.chunks.rechunk(X, y)``. By default rows stay as they are cut.
     callback : callable, optional
         Called after each iteration with a line of the trace and the coefficients; ends the fit if it returns True.
     progress : bool
@@ -224,6 +237,7 @@ class ElasticNet(Regressor):
         tol: float = 1e-6,
         max_iter: int = 1000,
         warm_start: bool = False,
+        chunks: str | None = None,
         callback: Callback = None,
         progress: bool = False,
     ) -> None:
@@ -235,6 +249,7 @@ class ElasticNet(Regressor):
         self.tol = tol
         self.max_iter = max_iter
         self.warm_start = warm_start
+        self.chunks = chunks
         self.callback = callback
         self.progress = progress
 
@@ -261,6 +276,9 @@ class Lasso(Regressor):
         The most iterations.
     warm_start : bool
         Begin at the coefficients of the last fit.
+    chunks : str, optional
+        "auto" to look some seconds for the chunks that suit solver and machine, in which lazy rows are fitted then; for more
+        fits to them take ``result_.chunks.rechunk(X, y)``. By default rows stay as they are cut.
     callback : callable, optional
         Called after each iteration with a line of the trace and the coefficients; ends the fit if it returns True.
     progress : bool
@@ -302,6 +320,7 @@ class Lasso(Regressor):
         tol: float = 1e-6,
         max_iter: int = 1000,
         warm_start: bool = False,
+        chunks: str | None = None,
         callback: Callback = None,
         progress: bool = False,
     ) -> None:
@@ -312,6 +331,7 @@ class Lasso(Regressor):
         self.tol = tol
         self.max_iter = max_iter
         self.warm_start = warm_start
+        self.chunks = chunks
         self.callback = callback
         self.progress = progress
 

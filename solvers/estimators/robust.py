@@ -37,6 +37,9 @@ class HuberRegressor(Regressor):
         The most iterations.
     warm_start : bool
         Begin at the coefficients of the last fit.
+    chunks : str, optional
+        "auto" to look some seconds for the chunks that suit solver and machine, in which lazy rows are fitted then; for more
+        fits to them take ``result_.chunks.rechunk(X, y)``. By default rows stay as they are cut.
     callback : callable, optional
         Called after each iteration with a line of the trace and the coefficients; ends the fit if it returns True.
     progress : bool
@@ -84,6 +87,7 @@ class HuberRegressor(Regressor):
         tol: float = 1e-6,
         max_iter: int = 200,
         warm_start: bool = False,
+        chunks: str | None = None,
         callback: Callback = None,
         progress: bool = False,
     ) -> None:
@@ -94,6 +98,7 @@ class HuberRegressor(Regressor):
         self.tol = tol
         self.max_iter = max_iter
         self.warm_start = warm_start
+        self.chunks = chunks
         self.callback = callback
         self.progress = progress
 

@@ -102,6 +102,9 @@ class SAGARegressor(_Stochastic, Regressor):
         The most epochs.
     warm_start : bool
         Begin at the coefficients of the last fit.
+    chunks : str, optional
+        "auto" to look some seconds for the chunks that suit solver and machine, in which lazy rows are fitted then; for more
+        fits to them take ``result_.chunks.rechunk(X, y)``. By default rows stay as they are cut.
     callback : callable, optional
         Called after each epoch with a line of the trace and the coefficients; ends the fit if it returns True.
     progress : bool
@@ -146,6 +149,7 @@ class SAGARegressor(_Stochastic, Regressor):
         tol: float = 1e-6,
         max_iter: int = 1000,
         warm_start: bool = False,
+        chunks: str | None = None,
         callback: Callback = None,
         progress: bool = False,
     ) -> None:
@@ -160,6 +164,7 @@ class SAGARegressor(_Stochastic, Regressor):
         self.tol = tol
         self.max_iter = max_iter
         self.warm_start = warm_start
+        self.chunks = chunks
         self.callback = callback
         self.progress = progress
 
@@ -228,6 +233,9 @@ class SAGAClassifier(_Stochastic, LogisticRegression):
         The most epochs.
     warm_start : bool
         Begin at the coefficients of the last fit.
+    chunks : str, optional
+        "auto" to look some seconds for the chunks that suit solver and machine, in which lazy rows are fitted then; for more
+        fits to them take ``result_.chunks.rechunk(X, y)``. By default rows stay as they are cut.
     callback : callable, optional
         Called after each epoch with a line of the trace and the coefficients; ends the fit if it returns True.
     progress : bool
@@ -273,6 +281,7 @@ class SAGAClassifier(_Stochastic, LogisticRegression):
         tol: float = 1e-6,
         max_iter: int = 1000,
         warm_start: bool = False,
+        chunks: str | None = None,
         callback: Callback = None,
         progress: bool = False,
     ) -> None:
@@ -286,6 +295,7 @@ class SAGAClassifier(_Stochastic, LogisticRegression):
         self.tol = tol
         self.max_iter = max_iter
         self.warm_start = warm_start
+        self.chunks = chunks
         self.callback = callback
         self.progress = progress
 
