@@ -180,13 +180,12 @@ def _pass(intercept: bool, kind: str) -> Callable[..., Any]:
 
 @np.errstate(all="ignore")  # what is not finite is returned as it is, and the client looks
 def _solve(
-    X: Any, y: np.ndarray, *rest: Any, family: Family, intercept: bool, weighted: bool, shifted: bool, kind: str
+    X: Any, y: np.ndarray, weights: Any, offset: Any, *more: Any, family: Family, intercept: bool, kind: str
 ) -> np.ndarray:
     """Return what a chunk keeps, and after it what it tells: loss, gradient and pull on z, and its metric if it is new."""
-    *columns, z, how = rest
-    blocks = columns.pop() if kind != "first" else None
-    weights = columns[0] if weighted else None
-    rows = Rows(family, intercept, float(how[0]), X, y, weights, columns[-1] if shifted else None)
+    *kept, z, how = more
+    blocks = kept[0] if kept else None
+    rows = Rows(family, intercept, float(how[0]), X, y, weights, offset)
     size = len(z)
     loss, gradient, metric = rows(z, hessian=kind != "kept", least=_CURVED * family.bound if np.isfinite(family.bound) else 0.0)
     if blocks is None:
@@ -201,7 +200,7 @@ def _solve(
     ahead = z + float(how[1]) * (solution - z)
     pull = dual + metric @ (ahead - z)
     told = [[loss], gradient, pull, *([] if kind == "kept" else [metric.ravel()])]
-    return np.concatenate([dual, ahead, metric.ravel(), *told])[None]
+    return np.concatenate([dual, ahead, metric.ravel(), *told])
 
 
 def _local(rows: Rows, z: np.ndarray, loss: float, gradient: np.ndarray, dual: np.ndarray, metric: np.ndarray) -> np.ndarray:

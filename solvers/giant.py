@@ -45,10 +45,10 @@ class Giant:
     Notes
     -----
     Wang, Roosta, Xu and Mahoney, NeurIPS 2018. Chunks need some thirty rows for each feature. With 20 features and chunks that
-    are alike it took 105 iterations for 3 rows of a chunk for each feature, 17 for 6, 10 for 10, 7 for 30 and 5 for 100: with few
-    take larger chunks, or Newton. Chunks with fewer than four for each feature have no step of their own; if there is none with
-    more, it follows the gradient. Hessians are made along with gradients and kept, so that a step needs no second pass over the
-    rows.
+    are alike it took 105 iterations for 3 rows of a chunk for each feature, 17 for 6, 10 for 10, 7 for 30 and 5 for 100. With
+    fewer take larger chunks, or Newton. Chunks with fewer than four for each feature have no step of their own; if there is
+    none with more, it follows the gradient. Hessians are made along with gradients and kept, so that a step needs no second
+    pass over the rows.
     """
 
     @property
@@ -135,16 +135,16 @@ def _steps(blocks: Any, gradient: np.ndarray, ridges: np.ndarray) -> np.ndarray:
 # -- in a chunk --------------------------------------------------------------------------------------------------------
 
 
-def _curvature(X: Any, y: np.ndarray, *rest: Any, family: Family, intercept: bool, weighted: bool, shifted: bool) -> np.ndarray:
-    """Return the weight that the chunk has in the mean, its Hessian, its loss and its gradient, in one row."""
-    *columns, beta, how = rest
-    weights = columns[0] if weighted else None
-    rows = Rows(family, intercept, float(how[0]), X, y, weights, columns[-1] if shifted else None)
+def _curvature(
+    X: Any, y: np.ndarray, weights: Any, offset: Any, beta: np.ndarray, how: np.ndarray, *, family: Family, intercept: bool
+) -> np.ndarray:
+    """Return the weight that the chunk has in the mean, its Hessian, its loss and its gradient."""
+    rows = Rows(family, intercept, float(how[0]), X, y, weights, offset)
     loss, gradient, hessian = rows(beta, hessian=True, least=_CURVED * family.bound if np.isfinite(family.bound) else 0.0)
     assert hessian is not None
     share = float(how[0]) * (len(rows) if weights is None else float(weights.sum()))
     share = share if len(rows) >= _ROWS * len(beta) else 0.0
-    return np.concatenate([[share], hessian.ravel(), [loss], gradient])[None]
+    return np.concatenate([[share], hessian.ravel(), [loss], gradient])
 
 
 def _newton(block: np.ndarray, gradient: np.ndarray, ridges: np.ndarray) -> np.ndarray:

@@ -117,7 +117,6 @@ def once(family: Family, X: Any, y: Any, weights: Any, offset: Any) -> Any:
     return per_chunk(by_chunks(_products, width(columns), X, y, weights, offset), columns)
 
 
-def _products(X: Any, y: np.ndarray, *rest: np.ndarray, weighted: bool, shifted: bool) -> np.ndarray:
-    """Return the products of the features and of the labels without their offset, in one row."""
-    s = rest[0].ravel() if weighted else np.ones(len(y))
-    return products(X, s, y.ravel() - rest[-1].ravel() if shifted else y.ravel())[None]
+def _products(X: Any, y: np.ndarray, weights: Any, offset: Any) -> np.ndarray:
+    """Return the products of the features and of the labels without their offset."""
+    return products(X, np.ones(len(y)) if weights is None else weights, y if offset is None else y - offset)

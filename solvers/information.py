@@ -200,11 +200,11 @@ def _pass(asked: _Asked) -> Callable[..., Any]:
     return look
 
 
-def _looked(X: Any, y: Any, *rest: Any, family: Family, asked: _Asked, weighted: bool, shifted: bool) -> np.ndarray:
-    """Return the sums of a chunk and its products, in one row."""
-    *columns, w, ends = rest
-    y, s = y.ravel(), columns[0].ravel() if weighted else np.ones(len(y))
-    offset = columns[-1].ravel() if shifted else 0.0
+def _looked(
+    X: Any, y: np.ndarray, weights: Any, offset: Any, w: np.ndarray, ends: np.ndarray, *, family: Family, asked: _Asked
+) -> np.ndarray:
+    """Return the sums of a chunk and its products."""
+    s, offset = np.ones(len(y)) if weights is None else weights, 0.0 if offset is None else offset
     eta, null = np.asarray(X @ w) + ends[0] + offset, np.full(len(y), ends[1]) + offset
     r, expected = family.first(eta, y), family.information(eta)
     seen, square = s > 0, np.zeros(len(y)) if expected is None else r * r
@@ -216,7 +216,7 @@ def _looked(X: Any, y: Any, *rest: Any, family: Family, asked: _Asked, weighted:
     found.append(products(X, s * (family.second(eta, y) if asked.robust else expected)))
     if asked.robust:
         found.append(products(X, (s if asked.weights_are == "frequencies" else s * s) * r * r))
-    return np.concatenate(found)[None]
+    return np.concatenate(found)
 
 
 # -- on the client -------------------------------------------------------------------------------------------------------

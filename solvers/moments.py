@@ -152,12 +152,12 @@ def _pass(family: Family, X: Any, y: Any, weights: Any, offset: Any) -> Any:
     return per_chunk(by_chunks(_squares, 1 + 2 * count, X, y, weights, offset), count)
 
 
-def _squares(X: Any, y: np.ndarray, *rest: np.ndarray, weighted: bool, shifted: bool) -> np.ndarray:
-    """Return the weight of a chunk, the means of its columns, and their squares about those, in one row."""
-    s = rest[0].ravel() if weighted else np.ones(len(y))
+def _squares(X: Any, y: np.ndarray, weights: Any, offset: Any) -> np.ndarray:
+    """Return the weight of a chunk, the means of its columns, and their squares about those."""
+    s = np.ones(len(y)) if weights is None else weights
     total = float(s.sum())
     if not total > 0:
-        return np.zeros((1, 1 + 2 * X.shape[1]))
+        return np.zeros(1 + 2 * X.shape[1])
     with np.errstate(all="ignore"):
         mean = np.asarray(X.T @ s, float) / total
         if scipy.sparse.issparse(X):
@@ -173,4 +173,4 @@ def _squares(X: Any, y: np.ndarray, *rest: np.ndarray, weighted: bool, shifted: 
             for start in range(0, len(s), _BLOCK):
                 rows = slice(start, start + _BLOCK)
                 within += s[rows] @ (X[rows] - mean) ** 2
-    return np.concatenate([[total], mean, within])[None]
+    return np.concatenate([[total], mean, within])

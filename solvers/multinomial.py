@@ -10,10 +10,10 @@ coefficients; intercepts (and coefficients, where there is none) are those whose
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import scipy.sparse
 
@@ -21,6 +21,7 @@ from solvers.data import Data, is_sparse
 from solvers.families import Family
 from solvers.objective import Evaluation, Objective, summed
 from solvers.penalties import Penalty
+from solvers.rows import by_chunks
 
 __all__ = ["Multinomial", "MultinomialObjective"]
 
@@ -141,25 +142,21 @@ def _curve(family: Multinomial, X: Any, y: Any, weights: Any, offset: Any, w: An
 
 def _by_blocks(family: Multinomial, X: Any, y: Any, weights: Any, w: Any, b: Any, *, hessian: bool) -> Any:
     """Return all sums over rows in one vector, each chunk's by NumPy and SciPy: a Hessian is a product for each two classes."""
-    rows = [y[:, None]] if weights is None else [y[:, None], weights[:, None]]
-    if not isinstance(X, da.Array):
-        return _sums(X, *rows, w, b, family=family, hessian=hessian)[0]
-    size = (X.shape[1] + 1) * family.classes
-    chunks = ((1,) * X.numblocks[0], (1 + size + hessian * size * size,))
-    options: Any = {"family": family, "hessian": hessian, "chunks": chunks, "dtype": float, "meta": np.empty((0, 0))}
-    return da.map_blocks(_sums, X, *rows, w, b, **options).sum(axis=0)
+    work, size = functools.partial(_sums, family=family, hessian=hessian), (X.shape[1] + 1) * family.classes
+    return by_chunks(work, 1 + size + hessian * size * size, X, y, weights, None, w, b).sum(axis=0)
 
 
-def _sums(block: Any, y: Any, *rest: Any, family: Multinomial, hessian: bool) -> np.ndarray:
-    *weights, w, b = rest
-    s = weights[0] if weights else 1.0
+def _sums(
+    block: Any, y: np.ndarray, weights: Any, offset: Any, w: np.ndarray, b: np.ndarray, *, family: Multinomial, hessian: bool
+) -> np.ndarray:
+    s = 1.0 if weights is None else weights[:, None]
     eta = np.asarray(block @ w.T) + b
-    r = family.first(eta, y[:, 0]) * s
-    loss = (family.losses(eta, y[:, 0])[:, None] * s).sum() if len(eta) else 0.0
+    r = family.first(eta, y) * s
+    loss = (family.losses(eta, y)[:, None] * s).sum() if len(eta) else 0.0
     parts = [[loss], np.asarray(block.T @ r).T.ravel(), r.sum(axis=0)]
     if hessian:
         parts.append(_square(block, family.mean(eta), s).ravel())
-    return np.concatenate(parts)[None]
+    return np.concatenate(parts)
 
 
 def _square(block: Any, p: np.ndarray, s: Any) -> np.ndarray:

@@ -278,12 +278,10 @@ def _sums(intercept: bool, hessian: bool) -> Callable[..., Any]:
 
 
 def _sum(
-    X: Any, y: np.ndarray, *rest: Any, family: Family, intercept: bool, weighted: bool, shifted: bool, hessian: bool
+    X: Any, y: Any, weights: Any, offset: Any, beta: Any, how: Any, *, family: Family, intercept: bool, hessian: bool
 ) -> np.ndarray:
-    *columns, beta, how = rest
-    weights, offset = columns[0] if weighted else None, columns[-1] if shifted else None
     loss, gradient, square = Rows(family, intercept, float(how[0]), X, y, weights, offset)(beta, hessian=hessian)
-    return np.concatenate([[loss], gradient, [] if square is None else square.ravel()])[None]
+    return np.concatenate([[loss], gradient, [] if square is None else square.ravel()])
 
 
 def _eta(X: Any, offset: Any, w: Any, b: Any) -> Any:

@@ -90,15 +90,24 @@ class Rows:
 def by_chunks(work: Callable[..., Any], width: int, X: Any, y: Any, weights: Any, offset: Any, *more: Any) -> Any:
     """Return what a function says of each chunk, in a row of ``width`` numbers each: lazily, unless rows are in memory.
 
-    It is called with rows, labels, weights and offset if there are any, ``more``, and whether there are (``weighted``,
-    ``shifted``).
+    It is called with rows, labels, weights and offset or None, and ``more``, and returns a vector.
     """
-    work = functools.partial(work, weighted=weights is not None, shifted=offset is not None)
+    work = functools.partial(_told, work=work, weighted=weights is not None, shifted=offset is not None)
     columns = [part[:, None] for part in (y, weights, offset) if part is not None]
     if not isinstance(X, da.Array):
         return work(X, *columns, *more)
     options: Any = {"chunks": ((1,) * X.numblocks[0], (width,)), "dtype": float, "meta": np.empty((0, 0))}
     return da.map_blocks(work, X, *columns, *more, **options)
+
+
+def _told(X: Any, *rest: Any, work: Callable[..., np.ndarray], weighted: bool, shifted: bool) -> np.ndarray:
+    """Put the columns that there are in their places."""
+    y, weights, offset = rest[0].ravel(), None, None
+    if weighted:
+        weights = rest[1].ravel()
+    if shifted:
+        offset = rest[1 + weighted].ravel()
+    return work(X, y, weights, offset, *rest[1 + weighted + shifted :])[None]
 
 
 def _square(X: Any, h: np.ndarray) -> np.ndarray:

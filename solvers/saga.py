@@ -264,7 +264,7 @@ def _curvature(intercept: bool) -> Callable[..., Any]:
     return largest
 
 
-def _largest(X: Any, y: np.ndarray, *rest: Any, family: Family, intercept: bool, weighted: bool, shifted: bool) -> np.ndarray:
-    *columns, beta = rest
-    block = block_of(X, y, columns[0] if weighted else None, columns[-1] if shifted else None)
-    return np.array([[curvature_of(family, block, beta, intercept)]])
+def _largest(
+    X: Any, y: np.ndarray, weights: Any, offset: Any, beta: np.ndarray, *, family: Family, intercept: bool
+) -> np.ndarray:
+    return np.array([curvature_of(family, block_of(X, y, weights, offset), beta, intercept)])
