@@ -11,6 +11,7 @@ import scipy.sparse
 
 from solvers import L1, L2, ElasticNet, Family, GroupL1, Multinomial, ScaledHuber, Unpenalised, fit, path, quadratic
 from solvers.data import prepare
+from solvers.families import Logistic
 from solvers.fit import objective_of
 from solvers.objective import Objective
 
@@ -55,6 +56,26 @@ def test_derivatives(family: Family, intercept: bool) -> None:
         assert flat @ at.gradient == pytest.approx(0, abs=1e-12)
         turns += np.outer(flat, flat) * (at.hessian - turns)[-1, -1]
     np.testing.assert_allclose(at.hessian, turns, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("features", [3, 15, 70, 310])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_compiled_derivatives_are_numpys(dtype: str, features: int) -> None:
+    """Of single precision too: the data has fewer digits then, the sums have not."""
+    rng = np.random.default_rng(2)
+    X, weights = rng.random((600, features)).astype(dtype), rng.random(600)
+    y = (rng.random(600) < 0.4).astype(float)
+    beta = rng.standard_normal(features + 1) / features
+    cut = prepare(da.from_array(X, chunks=(250, -1)), y, Logistic(), weights=weights)
+    here = prepare(X.astype(float), y, Logistic(), weights=weights)
+    assert cut.local is None
+    assert here.local is not None
+    found, wanted = (objective_of(data, Logistic(), L2(0.1))(beta, hessian=True) for data in (cut, here))
+    assert found.hessian is not None
+    assert found.value == pytest.approx(wanted.value, rel=1e-13)
+    np.testing.assert_allclose(found.gradient, wanted.gradient, atol=1e-13)
+    np.testing.assert_allclose(found.hessian, wanted.hessian, rtol=1e-12, atol=1e-14)
+    assert (found.hessian == found.hessian.T).all()
 
 
 @pytest.mark.parametrize("form", ["csr", "dask", "dask csr"])
