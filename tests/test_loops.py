@@ -139,6 +139,8 @@ def test_rows_times_themselves_with_weights(dtype: str) -> None:
     ((square,),) = loop([rows[-1]], [])
     assert (square == square.T).all()
     assert np.allclose(square, (rows[-1][0].astype(float).T * rows[-1][1]) @ rows[-1][0].astype(float), rtol=1e-12, atol=1e-12)
+    first = check(b.program(2, b(np.dot, b(operator.mul, turned, x(1)), x(0))), rows, (True, True))
+    assert "add_square" in first.source, "weighted on the left"
     read = check(b.program(2, b(np.dot, turned, weighted), b(np.sum, weighted, axis=0)), rows, (True, True))
     assert "add_square" in read.source, "what others read is made for them"
     other = check(b.program(3, b(np.dot, b(np.transpose, x(2)), weighted)), [[*row, row[0] + 1] for row in rows], (True,) * 3)

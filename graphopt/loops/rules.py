@@ -300,9 +300,10 @@ def _contract(
         raise Refused(f"no loop is written for {name} of these arguments")
     along = [node.rows and node.shape.index(ROWS) == axis for node, axis in zip((a, b), axes, strict=True)]
     if all(along):
-        weights = _weights(a, b, dtype)
-        if weights is not None:
-            return made("square", dtype, shape, [_cast(a, dtype, a.shape, call.name), weights], call.name)
+        for one, other in ((a, b), (b, a)):
+            weights = _weights(one, other, dtype)
+            if weights is not None:
+                return made("square", dtype, shape, [_cast(one, dtype, one.shape, call.name), weights], call.name)
         wide = (a.columns == 1) != (b.columns == 1)
         x, v = (_cast_to_read(node, dtype, wide and node.columns > 1, call.name) for node in (a, b))
         return made("product", dtype, shape, [x, v], call.name)
