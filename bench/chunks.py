@@ -1,11 +1,11 @@
 """How good the chunks are that `graphopt.auto_chunks` chooses: against the best of a dense sweep of all data, in one run.
 
 The sweep knows nothing of the search: its counts are at most the root of two apart, with multiples of the workers beside them,
-and those that may be best take turns. The best of twenty times was lucky too, so the best count and the chosen one then take turns
-by themselves, and *regret* is how much longer a call takes with the chosen one there. *Predicted* is how far off the time is that the choice says for what was chosen, from
-what a call takes right after (median of three seconds of them). *Between* is how far off the model is for counts of the
-sweep that the search never ran, as a median over those near the best. ``--iterations`` is many, because regret does not
-count what it takes to change the chunks.
+and those that may be best take turns. The best of twenty times was lucky too, so the best count and the chosen one then take
+turns by themselves, and *regret* is how much longer a call takes with the chosen one there. *Predicted* is how far off the time
+is that the choice says for what was chosen, from what a call takes right after (median of three seconds of them). *Between* is
+how far off the model is for counts of the sweep that the search never ran, as a median over those near the best.
+``--iterations`` is many, because regret does not count what it takes to change the chunks.
 
 Run ``python bench/chunks.py``; ``--problems``, ``--executors``, ``--parts`` and ``--rounds`` bound it, ``--json`` writes the
 figures to a file, ``-v`` prints each choice and sweep.
