@@ -29,14 +29,15 @@ import scipy.linalg
 
 from solvers.families import Family
 from solvers.iterate import State
+from solvers.local import Pull, descended
 from solvers.objective import Evaluation, Objective, evaluated
 from solvers.quadratic import minimum
 from solvers.rows import Rows, by_chunks, factored
 
 __all__ = ["ADMM"]
 
-#: How exactly chunks solve: until what is left of the Newton decrement, and in how many steps at most.
-_LOOSE, _STEPS, _HALVED = 1e-2, 20, 30
+#: How exactly chunks solve: until what is left of the Newton decrement. And how often a step is halved.
+_LOOSE, _HALVED = 1e-2, 30
 
 #: Metrics are made anew while a round gains less than this factor, but not for ever: ADMM converges once they stay.
 _SLOW, _FRESH = 0.03, 25
@@ -204,37 +205,11 @@ def _solve(
 
 
 def _local(rows: Rows, z: np.ndarray, loss: float, gradient: np.ndarray, dual: np.ndarray, metric: np.ndarray) -> np.ndarray:
-    """Minimise the problem of a chunk by damped Newton from z, with the metric for the Hessian as long as that serves."""
-    x, value, slope = z, loss, gradient + dual
-    factor = factored(2.0 * metric)
-    if not len(rows) or factor is None or not np.isfinite(slope).all():
+    """Minimise the problem of a chunk from z, with the metric for the Hessian as long as that serves."""
+    if not len(rows):
         return z
-    scaled = scipy.linalg.cho_solve(factor, slope, check_finite=False)
-    first = left = float(slope @ scaled)
-    for _ in range(_STEPS):
-        if not left > _LOOSE**2 * first or left <= 1e-30 * abs(value):
-            break
-        step = 1.0
-        for _ in range(_HALVED):
-            new = x - step * scaled
-            loss, gradient, _ = rows(new)
-            off = metric @ (new - z)
-            now = loss + float(dual @ (new - z)) + 0.5 * float(off @ (new - z))
-            there = gradient + dual + off
-            after = scipy.linalg.cho_solve(factor, there, check_finite=False) if np.isfinite(there).all() else there
-            rest = float(there @ after)
-            # Rounding hides a decrease long before the slope is that small.
-            if now <= value - 1e-4 * step * left or (abs(now - value) <= 1e-13 * abs(value) and rest < left):
-                break
-            step *= 0.5
-        else:
-            break
-        x, value, slope, scaled, slow = new, now, there, after, rest > 0.1 * left
-        left = rest
-        if slow and left > _LOOSE**2 * first:
-            hessian = rows(x, hessian=True)[2]
-            anew = None if hessian is None else factored(hessian + metric)
-            factor = anew or factor
-            scaled = scipy.linalg.cho_solve(factor, slope, check_finite=False)
-            left = float(slope @ scaled)
-    return x
+    return descended(rows, z, loss, gradient, Pull(z, dual, metric), factored(2.0 * metric), _enough)[0]
+
+
+def _enough(x: np.ndarray, left: float, first: float) -> bool:
+    return not left > _LOOSE**2 * first  # nor where it is not a number

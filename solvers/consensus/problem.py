@@ -1,0 +1,123 @@
+"""Problem: what a chunk is asked, and how it solves it, as pure functions for tasks to call.
+
+A chunk is held as a value that evaluates its own mean loss: its rows, or for least squares the moments of its columns, after
+which rows are not needed any more. What else it holds is a factor that a Newton step may begin with: a cache, which is
+left behind where the value moves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from solvers.consensus.core import Ask
+from solvers.families import Family, Normal
+from solvers.local import Pull, descended
+from solvers.moments import products
+from solvers.rows import Rows, factored
+from solvers.units import Units
+
+__all__ = ["Problem", "look", "problem_of", "solve"]
+
+#: A chunk's solution is off by at most this part of its distance from z, squared and in the metric.
+_LOOSE = 1e-4
+
+#: No row curves less in the metric than this part of what it can: in Huber's tails it does not curve at all.
+_CURVED = 1e-2
+
+
+class Problem:
+    """The mean loss of a chunk as a function of the coefficients, in the units of the objective.
+
+    Attributes
+    ----------
+    weight : float
+        The sum of its weights.
+    factor : tuple, or None
+        The Cholesky factor that was used last, and the rho that it was made with.
+    """
+
+    def __init__(self, evaluate: Any, weight: float, units: Units | None, least: float) -> None:
+        self.evaluate, self.weight, self.units, self.least = evaluate, weight, units, least
+        self.factor: tuple[Any, float] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "factor": None}
+
+    def __sizeof__(self) -> int:
+        held = vars(self.evaluate).values()
+        return 1_000 + sum(int(getattr(getattr(part, "data", part), "nbytes", 0)) for part in held)
+
+    def __call__(self, x: np.ndarray, *, hessian: bool = False, least: float = 0.0) -> Any:
+        """Return mean loss, gradient, and the Hessian if asked for."""
+        if self.units is None:
+            return self.evaluate(x, hessian=hessian, least=least)
+        loss, gradient, curved = self.evaluate(self.units.original(x), hessian=hessian, least=least)
+        return loss, self.units.pulled(gradient), None if curved is None else self.units.squared(curved)
+
+
+class _Moments:
+    """The mean loss of least squares from weighted means of columns and their covariance."""
+
+    def __init__(self, told: np.ndarray, columns: int, intercept: bool) -> None:
+        self.mean, self.intercept = told[1 : columns + 1], intercept
+        self.covariance = told[columns + 1 :].reshape(columns, columns) / told[0]
+
+    def __call__(self, x: np.ndarray, *, hessian: bool = False, least: float = 0.0) -> Any:
+        w, b = (x[:-1], x[-1]) if self.intercept else (x, 0.0)
+        mean = self.mean[:-1]
+        off = float(mean @ w) + b - float(self.mean[-1])
+        both = np.append(w, -1.0)
+        turned = self.covariance @ both
+        gradient = turned[:-1] + off * mean
+        if self.intercept:
+            gradient, mean = np.append(gradient, off), np.append(mean, 1.0)
+        loss = 0.5 * (max(float(both @ turned), 0.0) + off * off)
+        if not hessian:
+            return loss, gradient, None
+        curved = np.outer(mean, mean)
+        curved[: len(w), : len(w)] += self.covariance[:-1, :-1]
+        return loss, gradient, curved
+
+
+def problem_of(parts: list[Any], family: Family, intercept: bool, units: Units | None) -> Problem:
+    """Return the problem of a chunk, given as rows, labels, weights and offset; the last two may be None."""
+    X, y, weights, offset = parts
+    y = y.ravel()
+    weight = float(len(y) if weights is None else weights.sum())
+    if type(family) is Normal and weight > 0:
+        s = np.ones(len(y)) if weights is None else weights.ravel()
+        with np.errstate(all="ignore"):  # what is not finite is seen by whoever looks
+            told = products(X, s, y if offset is None else y - offset.ravel())
+        return Problem(_Moments(told, X.shape[1] + 1, intercept), weight, units, 0.0)
+    least = _CURVED * family.bound if np.isfinite(family.bound) else 0.0
+    return Problem(Rows(family, intercept, 1.0 / max(weight, 1e-300), X, y, weights, offset), weight, units, least)
+
+
+@np.errstate(all="ignore")
+def look(problem: Problem, z: np.ndarray) -> np.ndarray:
+    """Return the weight of a chunk, its mean loss, gradient and the diagonal of its Hessian, in one vector."""
+    if not problem.weight > 0:
+        return np.zeros(2 + 2 * len(z))
+    loss, gradient, hessian = problem(z, hessian=True, least=problem.least)
+    return np.concatenate([[problem.weight, loss], gradient, np.diag(hessian)])
+
+
+@np.errstate(all="ignore")  # what is not finite is returned as it is, and the core ends the leg
+def solve(problem: Problem, ask: Ask, metric: np.ndarray) -> np.ndarray:
+    """Return the answer of a chunk."""
+    _, target, z, x, rho = ask
+    pull = Pull(target, np.zeros_like(z), np.diag(rho * metric))
+    held = problem.factor
+    fresh = held is None or held[1] != rho
+    loss, gradient, hessian = problem(x, hessian=fresh)
+    factor = factored(hessian + pull.metric) if held is None or held[1] != rho else held[0]
+
+    def enough(x: np.ndarray, left: float, first: float) -> bool:
+        off = x - z
+        return not left > _LOOSE * rho * float(metric @ (off * off)) * 1e-2
+
+    x, factor = descended(problem, x, loss, gradient, pull, factor, enough)
+    problem.factor = None if factor is None else (factor, rho)
+    return x
