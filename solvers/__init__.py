@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from solvers.consensus.method import ConsensusADMM
 from solvers.deviance import DevianceRow, DevianceTable, deviance_table
 from solvers.families import Family, Gamma, Huber, Logistic, Normal, Poisson
 from solvers.fit import fit
@@ -42,6 +43,7 @@ __all__ = [
     "L2",
     "SAGA",
     "Box",
+    "ConsensusADMM",
     "DevianceRow",
     "DevianceTable",
     "ElasticNet",

@@ -12,6 +12,7 @@ import numpy as np
 from solvers.admm import ADMM
 from solvers.bfgs import BFGS, LBFGS, OWLQN
 from solvers.chunks import recut
+from solvers.consensus.method import ConsensusADMM
 from solvers.data import Data, prepare
 from solvers.families import Family, Normal, family_of
 from solvers.giant import Giant
@@ -42,6 +43,7 @@ SOLVERS: dict[str, Method] = {
     "owlqn": OWLQN(),
     "giant": Giant(),
     "admm": ADMM(),
+    "admm-async": ConsensusADMM(),
     "saga": SAGA(),
 }
 
@@ -96,7 +98,7 @@ def fit(
         Of the coefficients, beside the *mean* loss; the intercept has none.
     solver : str or Method
         "auto", or one of "gradient", "proximal", "newton", "proximal-newton", "bfgs", "lbfgs", "owlqn", "giant",
-        "admm", "saga".
+        "admm", "admm-async", "saga".
     intercept : bool
         Whether to fit one.
     standardize : bool

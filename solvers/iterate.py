@@ -40,6 +40,11 @@ class State:
     beta: np.ndarray
     at: Evaluation
 
+    @property
+    def record(self) -> Any:
+        """What a method has taken down on the way, for the result."""
+        return None
+
 
 class Method(Protocol):
     """A way to minimise an objective."""
@@ -108,6 +113,7 @@ def minimise(
         f"{method.name}{f' ({why})' if why else ''}",
         tuple(run.trace),
         objective.original(run.best.beta).copy(),
+        record=run.best.record,
     )
 
 

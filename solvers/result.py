@@ -101,6 +101,8 @@ class Result:
         Standard errors, tests and deviance, if they were asked for and the fit has converged.
     chunks : graphopt.Choice or None
         The chunks that were chosen, if that was asked for; print it.
+    record : object, or None
+        What the run was like, if the solver takes that down: `solvers.ConsensusADMM` does.
     """
 
     coef: np.ndarray
@@ -116,6 +118,7 @@ class Result:
     beta: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
     inference: Inference | None = field(default=None, repr=False)
     chunks: Any = field(default=None, repr=False)
+    record: Any = field(default=None, repr=False)
 
     def summary(self) -> None:
         """Print the table of standard errors and tests.
@@ -166,6 +169,33 @@ class Result:
         if filename is not None:
             figure.savefig(filename)
         return figure
+
+    def plot_residuals(self, filename: str | PathLike[str] | None = None) -> Any:
+        """Draw by time how far chunks are from consensus, and how far that moves: of `solvers.ConsensusADMM`.
+
+        Parameters
+        ----------
+        filename : str or path, optional
+            Where to write it, as SVG or PNG by the ending of the name.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The picture.
+        """
+        return self._recorded("plot_residuals").plot_residuals(filename)
+
+    def plot_task_stream(self, filename: str | PathLike[str] | None = None) -> Any:
+        """Draw by time which worker solved which chunk: of `solvers.ConsensusADMM`.
+
+        Parameters and what is returned are those of `plot_residuals`.
+        """
+        return self._recorded("plot_task_stream").plot_task_stream(filename)
+
+    def _recorded(self, what: str) -> Any:
+        if self.record is None:
+            raise ValueError(f"{what}: nothing was recorded. Solve with solver='admm-async', or a ConsensusADMM.")
+        return self.record
 
     def __str__(self) -> str:
         return "\n".join(

@@ -101,11 +101,9 @@ FLOORS = {
         "saga": 5,
         "giant": 5,
         "admm": 5,
-        "consensus": 5,
         "information": 5,
-        "admm_sync": 6,
-        "admm_async": 6,
         "chunks": 6,
+        "consensus": 6,
         "fit": 6,
         "path": 7,
         "estimators": 7,
@@ -152,7 +150,7 @@ BESIDE = {
         "objective": {"rows"},
         "gram": {"moments"},
         "information": {"newton"},
-        "fit": {"chunks"},
+        "fit": {"chunks", "consensus"},
     },
 }
 

@@ -26,7 +26,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -104,9 +104,10 @@ class Prox:
         count = self.penalised
         curved = rho * self.metric[:count]
         steps = 1.0 / (curved + self.penalty.ridge)
-        z: np.ndarray = s.copy()
         # Where coefficients are tied together the metric is the same for all of them.
-        z[:count] = self.penalty.prox(curved * steps * s[:count], steps if self.penalty.kinks is not None else float(steps[0]))
+        step: Any = steps if self.penalty.kinks is not None else float(steps[0])
+        z: np.ndarray = s.copy()
+        z[:count] = self.penalty.prox(curved * steps * s[:count], step)
         return z
 
 
@@ -140,6 +141,10 @@ class Rules:
     abstol: float = 1e-4
     reltol: float = 1e-2
     rounds: int = 100
+
+    def tighter(self, factor: float) -> Rules:
+        """Return the rules with tolerances so many times as large."""
+        return replace(self, abstol=factor * self.abstol, reltol=factor * self.reltol)
 
 
 class Core:
@@ -357,7 +362,3 @@ class Core:
         assert {place: count for place, count in self.load.items() if count} == {
             place: list(self.flying.values()).count(place) for place in self.flying.values()
         }
-
-    def tighter(self, factor: float) -> Rules:
-        """Return the rules with tolerances so many times smaller."""
-        return replace(self.rules, abstol=factor * self.rules.abstol, reltol=factor * self.rules.reltol)

@@ -7,7 +7,7 @@ left behind where the value moves.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,13 +18,35 @@ from solvers.moments import products
 from solvers.rows import Rows, factored
 from solvers.units import Units
 
-__all__ = ["Problem", "look", "problem_of", "solve"]
+__all__ = ["Frame", "Problem", "look", "problem_of", "solve"]
 
-#: A chunk's solution is off by at most this part of its distance from z, squared and in the metric.
-_LOOSE = 1e-4
+#: A chunk's solution is off by at most this part of its distance from z, in the metric.
+_LOOSE = 1e-3
 
 #: No row curves less in the metric than this part of what it can: in Huber's tails it does not curve at all.
 _CURVED = 1e-2
+
+
+class Frame(NamedTuple):
+    """The coordinates of the consensus: a diagonal metric, and features about means if there is an intercept to make up for it.
+
+    The intercept has no penalty, so that nothing changes but how near the Hessian is to its diagonal.
+    """
+
+    metric: np.ndarray
+    units: Units | None
+
+    def original(self, x: np.ndarray) -> np.ndarray:
+        """Return a point in the units of the objective."""
+        return x if self.units is None else self.units.original(x)
+
+    def standard(self, beta: np.ndarray) -> np.ndarray:
+        """Return a point in these coordinates."""
+        return beta if self.units is None else self.units.standard(beta)
+
+    def pulled(self, gradient: np.ndarray) -> np.ndarray:
+        """Return a gradient in these coordinates."""
+        return gradient if self.units is None else self.units.pulled(gradient)
 
 
 class Problem:
@@ -97,27 +119,33 @@ def problem_of(parts: list[Any], family: Family, intercept: bool, units: Units |
 
 @np.errstate(all="ignore")
 def look(problem: Problem, z: np.ndarray) -> np.ndarray:
-    """Return the weight of a chunk, its mean loss, gradient and the diagonal of its Hessian, in one vector."""
+    """Return the weight of a chunk, and its gradient, the diagonal of its Hessian and the last row of that, in one vector."""
     if not problem.weight > 0:
-        return np.zeros(2 + 2 * len(z))
-    loss, gradient, hessian = problem(z, hessian=True, least=problem.least)
-    return np.concatenate([[problem.weight, loss], gradient, np.diag(hessian)])
+        return np.zeros(1 + 3 * len(z))
+    _, gradient, hessian = problem(z, hessian=True, least=problem.least)
+    return np.concatenate([[problem.weight], gradient, np.diag(hessian), hessian[-1]])
 
 
 @np.errstate(all="ignore")  # what is not finite is returned as it is, and the core ends the leg
-def solve(problem: Problem, ask: Ask, metric: np.ndarray) -> np.ndarray:
+def solve(problem: Problem, ask: Ask, frame: Frame) -> np.ndarray:
     """Return the answer of a chunk."""
     _, target, z, x, rho = ask
+    metric, units = frame
+
+    def evaluate(x: np.ndarray, *, hessian: bool = False) -> Any:
+        loss, gradient, curved = problem(frame.original(x), hessian=hessian)
+        return loss, frame.pulled(gradient), curved if curved is None or units is None else units.squared(curved)
+
     pull = Pull(target, np.zeros_like(z), np.diag(rho * metric))
     held = problem.factor
     fresh = held is None or held[1] != rho
-    loss, gradient, hessian = problem(x, hessian=fresh)
+    loss, gradient, hessian = evaluate(x, hessian=fresh)
     factor = factored(hessian + pull.metric) if held is None or held[1] != rho else held[0]
 
     def enough(x: np.ndarray, left: float, first: float) -> bool:
         off = x - z
-        return not left > _LOOSE * rho * float(metric @ (off * off)) * 1e-2
+        return not left > _LOOSE**2 * rho * float(metric @ (off * off))
 
-    x, factor = descended(problem, x, loss, gradient, pull, factor, enough)
+    x, factor = descended(evaluate, x, loss, gradient, pull, factor, enough)
     problem.factor = None if factor is None else (factor, rho)
     return x

@@ -21,7 +21,7 @@ from solvers.families import Family
 from solvers.stochastic.visits import Visit, permutation
 from solvers.stochastic.walk import Block, Epoch, Walker, block_of, settled, slopes, walk
 
-__all__ = ["chained", "in_lanes", "lanes_of", "loaded", "on_cluster", "remembered", "walked"]
+__all__ = ["chained", "in_lanes", "lanes_of", "loaded", "on_cluster", "parts_of", "remembered", "walked"]
 
 #: What chunks remember, by number: arrays, or on a cluster promises of them that stay with the workers.
 Memories = Mapping[int, Any] | None
@@ -35,7 +35,7 @@ def on_cluster() -> bool:
 
 def loaded(data: Data, chunks: Sequence[int] | None = None) -> dict[int, Block]:
     """Load chunks into this process, all by default; what is there already is not copied."""
-    parts = _parts(data)
+    parts = parts_of(data)
     chunks = range(len(parts)) if chunks is None else chunks
     return {i: block_of(*found) for i, found in zip(chunks, compute(*[parts[i] for i in chunks]), strict=True)}
 
@@ -44,7 +44,7 @@ def remembered(data: Data, family: Family, beta: np.ndarray, intercept: bool, bl
     """Return what the chunks remember of a point: computed here, or where they are."""
     if blocks is not None:
         return {i: slopes(family, block, beta, intercept) for i, block in blocks.items()}
-    found = [delayed(_slopes, pure=False)(family, parts, beta, intercept) for parts in _parts(data)]
+    found = [delayed(_slopes, pure=False)(family, parts, beta, intercept) for parts in parts_of(data)]
     return dict(enumerate(persist(*found) if on_cluster() else compute(*found)))
 
 
@@ -68,7 +68,7 @@ def chained(
     walker: Walker, epoch: Epoch, data: Data, visits: Sequence[Visit], memories: Memories
 ) -> tuple[np.ndarray, np.ndarray, Memories]:
     """Walk on a cluster: a task for each run of visits to one chunk, where the chunk is. Returns what `walked` does."""
-    parts, sizes, shared = _parts(data), data.X.chunks[0], delayed(epoch, pure=False)
+    parts, sizes, shared = parts_of(data), data.X.chunks[0], delayed(epoch, pure=False)
     ahead, legs = delayed(walker, pure=False), []
     for run in _runs(visits):
         chunk = run[0].chunk
@@ -90,7 +90,7 @@ def chained(
 
 def in_lanes(walker: Walker, epoch: Epoch, data: Data, visits: Sequence[Visit], lanes: Sequence[int]) -> np.ndarray:
     """Walk through the chunks of each lane from the same point, all at a time, and return the mean of where that leads."""
-    parts, sizes = _parts(data), data.X.chunks[0]
+    parts, sizes = parts_of(data), data.X.chunks[0]
     shared, start, tasks, shares = delayed(epoch, pure=False), delayed(walker, pure=False), [], []
     for lane in sorted(set(lanes)):
         chunks = [i for i, of in enumerate(lanes) if of == lane and sizes[i]]
@@ -114,7 +114,7 @@ def lanes_of(sizes: Sequence[int], count: int) -> list[int]:
     return np.minimum(middles * count / sum(sizes), count - 1).astype(int).tolist()  # type: ignore[no-any-return]
 
 
-def _parts(data: Data) -> list[list[Any]]:
+def parts_of(data: Data) -> list[list[Any]]:
     """Return rows, labels, weights and offset of each chunk, lazily."""
     missing = [None] * data.X.numblocks[0]
     columns = [missing if part is None else part.to_delayed().ravel() for part in (data.y, data.weights, data.offset)]
