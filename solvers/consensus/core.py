@@ -294,26 +294,26 @@ class Core:
         """End a round: say whether the leg is over, and let rho and the relaxation follow the residuals."""
         self.rounds += 1
         self.heard.clear()
-        primal, moved = math.sqrt(self.primal), self._size(self.z - self.begun)
+        primal, dual = math.sqrt(self.primal), self.rho * self._size(self.z - self.begun)
         self.begun = self.z
         floor = self.rules.abstol * math.sqrt(len(self.z))
         duals = self.rho * math.sqrt(float(np.array(self.shares) @ ((self.s - self.z) ** 2 @ self.prox.metric)))
         near = primal <= floor + self.rules.reltol * self._size(self.z)
-        still = self.rho * moved <= floor + self.rules.reltol * duals
+        still = dual <= floor + self.rules.reltol * duals
         if (near and still) or self.rounds >= self.rules.rounds or not math.isfinite(primal):
             self.done = True
         elif self.rules.adapt:
             if primal > _WORSE * self.least:
                 self.relax, self.least = max(_CALMEST, _CALMER * self.relax), primal
-            self._adapt(primal, moved)
+            self._adapt(primal, dual)
         self.least = min(self.least, primal)
 
-    def _adapt(self, primal: float, moved: float) -> None:
+    def _adapt(self, primal: float, dual: float) -> None:
         """Draw chunks together more where they are apart more than z moves, and less where z moves more."""
-        if self.changes >= _CHANGES or not (primal > _APART * moved or moved > _APART * primal):
+        if self.changes >= _CHANGES or not (primal > _APART * dual or dual > _APART * primal):
             return
         self.changes += 1
-        new = self.rho * (_FACTOR if primal > moved else 1.0 / _FACTOR)
+        new = self.rho * (_FACTOR if primal > dual else 1.0 / _FACTOR)
         # Duals rho D (s_i - z) stay as they are.
         self.s = self.z + (self.s - self.z) * (self.rho / new)
         self.sum = self.z + (self.sum - self.z) * (self.rho / new)
