@@ -27,6 +27,7 @@ from solvers.consensus import teams
 from solvers.consensus.core import Ask, Core, Prox, Report, Rules
 from solvers.consensus.problem import Frame, Problem, look, problem_of, solve
 from solvers.consensus.record import replay
+from solvers.units import Units
 
 VARIANTS = ("synchronous", "single", "batched")
 FEATURES = 4
@@ -251,6 +252,14 @@ def test_a_chunk_solves_what_it_is_asked(family: Family, make: Any) -> None:
         x = solve(held, ask, Frame(metric, None))
         gradient = held(x)[1] + rho * metric * (x - ask.target)
         assert np.abs(gradient).max() < 1e-2 * np.linalg.norm(x - z)
+    hessian = held(z, hessian=True)[2]
+    if family.name != "huber":
+        np.testing.assert_allclose(held.curvature(z)[0], np.diag(hessian), rtol=1e-9)
+        np.testing.assert_allclose(held.curvature(z)[1], hessian[-1], rtol=1e-9, atol=1e-12)
+    scaled = problem_of(parts, family, True, Units(rng.random(5), 1.0 + rng.random(5), True))
+    np.testing.assert_allclose(
+        scaled.curvature(z)[0], np.diag(scaled(z, hessian=True)[2]), rtol=0.05 if family.name == "huber" else 1e-9
+    )
     again = pickle.loads(pickle.dumps(held))
     assert again.factor is None
     np.testing.assert_array_equal(look(again, z), look(held, z))
@@ -383,13 +392,14 @@ def test_ctrl_c_while_all_wait(hooked: Any) -> None:
     X, y = problem(families.Logistic())
     main, calls, lock = threading.main_thread().ident, [0], threading.Lock()
 
-    def press(chunk: int) -> None:
+    def press(chunk: int, work: Any) -> Any:
         with lock:
             calls[0] += 1
             if calls[0] == 25:
                 assert main is not None
                 signal.pthread_kill(main, signal.SIGINT)
                 time.sleep(0.05)
+        return work()
 
     hooked(press)
     found = fit(*chunked(X, y, (50,) * 8), family="logistic", solver="admm-async", tol=1e-9)
@@ -399,7 +409,7 @@ def test_ctrl_c_while_all_wait(hooked: Any) -> None:
 
 
 def test_an_error_in_a_chunk_is_raised(hooked: Any) -> None:
-    def fail(chunk: int) -> None:
+    def fail(chunk: int, work: Any) -> Any:
         raise OSError("the disk is gone")
 
     hooked(fail)
@@ -410,9 +420,10 @@ def test_an_error_in_a_chunk_is_raised(hooked: Any) -> None:
 
 
 def test_a_chunk_that_is_slow_does_not_stop_the_others(hooked: Any) -> None:
-    def slow(chunk: int) -> None:
+    def slow(chunk: int, work: Any) -> Any:
         if chunk == 0:
             time.sleep(0.02)
+        return work()
 
     hooked(slow)
     X, y = problem(families.Logistic())
@@ -458,8 +469,11 @@ def _hook(hook: Any) -> None:
     teams.hook = hook
 
 
-def _slow(chunk: int) -> None:
-    time.sleep(0.03)
+def _slow(chunk: int, work: Any) -> Any:
+    begun = time.perf_counter()
+    found = work()
+    time.sleep(max(0.03, 9 * (time.perf_counter() - begun)))
+    return found
 
 
 def _first(client: distributed.Client) -> str:

@@ -23,6 +23,9 @@ __all__ = ["Frame", "Problem", "look", "problem_of", "solve"]
 #: A chunk's solution is off by at most this part of its distance from z, in the metric.
 _LOOSE = 1e-3
 
+#: Rows in a block that stays in the cache.
+_BLOCK = 2_048
+
 #: No row curves less in the metric than this part of what it can: in Huber's tails it does not curve at all.
 _CURVED = 1e-2
 
@@ -71,12 +74,44 @@ class Problem:
         held = vars(self.evaluate).values()
         return 1_000 + sum(int(getattr(getattr(part, "data", part), "nbytes", 0)) for part in held)
 
-    def __call__(self, x: np.ndarray, *, hessian: bool = False, least: float = 0.0) -> Any:
+    def __call__(self, x: np.ndarray, *, hessian: bool = False) -> Any:
         """Return mean loss, gradient, and the Hessian if asked for."""
         if self.units is None:
-            return self.evaluate(x, hessian=hessian, least=least)
-        loss, gradient, curved = self.evaluate(self.units.original(x), hessian=hessian, least=least)
+            return self.evaluate(x, hessian=hessian)
+        loss, gradient, curved = self.evaluate(self.units.original(x), hessian=hessian)
         return loss, self.units.pulled(gradient), None if curved is None else self.units.squared(curved)
+
+    def curvature(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the diagonal of the Hessian, and its last row; that is 0 where there is no intercept."""
+        units = self.units
+        diagonal, last = self.evaluate.curvature(x if units is None else units.original(x), self.least)
+        if units is None:
+            return diagonal, last
+        count = len(units.shift)
+        diagonal[:count] += units.shift * (units.shift * last[-1] - 2.0 * last[:count])
+        last[:count] -= units.shift * last[-1]
+        diagonal[:count] /= units.scale**2
+        last[:count] /= units.scale
+        return diagonal, last
+
+
+class _Chunk(Rows):
+    """The mean loss of the rows of a chunk, which tells the diagonal of its Hessian as well."""
+
+    def curvature(self, x: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
+        w, b = (x[:-1], x[-1]) if self.intercept else (x, 0.0)
+        squares, last = np.zeros(len(w)), np.zeros(len(w) + 1)
+        for start in range(0, len(self), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            X = self.X[rows]
+            eta = X @ w + b + (0.0 if self.offset is None else self.offset[rows])
+            h = np.maximum(self.family.second(eta, self.y[rows]), least)
+            h = h if self.weights is None else h * self.weights[rows]
+            squares += (X.multiply(X) if self.sparse else X * X).T @ h
+            last += np.append(X.T @ h, h.sum())
+        if not self.intercept:
+            return self.scale * squares, np.zeros(len(w))
+        return self.scale * np.append(squares, last[-1]), self.scale * last
 
 
 class _Moments:
@@ -86,7 +121,7 @@ class _Moments:
         self.mean, self.intercept = told[1 : columns + 1], intercept
         self.covariance = told[columns + 1 :].reshape(columns, columns) / told[0]
 
-    def __call__(self, x: np.ndarray, *, hessian: bool = False, least: float = 0.0) -> Any:
+    def __call__(self, x: np.ndarray, *, hessian: bool = False) -> Any:
         w, b = (x[:-1], x[-1]) if self.intercept else (x, 0.0)
         mean = self.mean[:-1]
         off = float(mean @ w) + b - float(self.mean[-1])
@@ -95,12 +130,16 @@ class _Moments:
         gradient = turned[:-1] + off * mean
         if self.intercept:
             gradient, mean = np.append(gradient, off), np.append(mean, 1.0)
-        loss = 0.5 * (max(float(both @ turned), 0.0) + off * off)
+        loss = 0.5 * (max(float(both @ turned), 0.0) + off * off)  # without what rounding takes
         if not hessian:
             return loss, gradient, None
         curved = np.outer(mean, mean)
         curved[: len(w), : len(w)] += self.covariance[:-1, :-1]
         return loss, gradient, curved
+
+    def curvature(self, x: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
+        hessian = self(x, hessian=True)[2]
+        return np.diag(hessian).copy(), hessian[-1].copy() if self.intercept else np.zeros(len(x))
 
 
 def problem_of(parts: list[Any], family: Family, intercept: bool, units: Units | None) -> Problem:
@@ -114,16 +153,18 @@ def problem_of(parts: list[Any], family: Family, intercept: bool, units: Units |
             told = products(X, s, y if offset is None else y - offset.ravel())
         return Problem(_Moments(told, X.shape[1] + 1, intercept), weight, units, 0.0)
     least = _CURVED * family.bound if np.isfinite(family.bound) else 0.0
-    return Problem(Rows(family, intercept, 1.0 / max(weight, 1e-300), X, y, weights, offset), weight, units, least)
+    return Problem(_Chunk(family, intercept, 1.0 / max(weight, 1e-300), X, y, weights, offset), weight, units, least)
 
 
 @np.errstate(all="ignore")
 def look(problem: Problem, z: np.ndarray) -> np.ndarray:
-    """Return the weight of a chunk, and its gradient, the diagonal of its Hessian and the last row of that, in one vector."""
+    """Return the weight of a chunk, its gradient, the diagonal of its Hessian, and the last row of that, in one vector.
+
+    Hessians are not made: that would cost as much as many solutions.
+    """
     if not problem.weight > 0:
         return np.zeros(1 + 3 * len(z))
-    _, gradient, hessian = problem(z, hessian=True, least=problem.least)
-    return np.concatenate([[problem.weight], gradient, np.diag(hessian), hessian[-1]])
+    return np.concatenate([[problem.weight], problem(z)[1], *problem.curvature(z)])
 
 
 @np.errstate(all="ignore")  # what is not finite is returned as it is, and the core ends the leg
@@ -137,10 +178,12 @@ def solve(problem: Problem, ask: Ask, frame: Frame) -> np.ndarray:
         return loss, frame.pulled(gradient), curved if curved is None or units is None else units.squared(curved)
 
     pull = Pull(target, np.zeros_like(z), np.diag(rho * metric))
-    held = problem.factor
-    fresh = held is None or held[1] != rho
-    loss, gradient, hessian = evaluate(x, hessian=fresh)
-    factor = factored(hessian + pull.metric) if held is None or held[1] != rho else held[0]
+    held, whole = problem.factor, isinstance(problem.evaluate, _Moments)
+    kept = held is not None and held[1] == rho
+    loss, gradient, hessian = evaluate(x, hessian=whole and not kept)
+    # A Hessian of rows costs as much as many gradients. The metric is the mean of their diagonals: where chunks are alike and
+    # features are apart, it does as well.
+    factor = held[0] if held is not None and kept else factored(pull.metric + (hessian if whole else np.diag(metric)))
 
     def enough(x: np.ndarray, left: float, first: float) -> bool:
         off = x - z

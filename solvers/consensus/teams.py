@@ -8,6 +8,7 @@ are. So dask runs a task there, recomputes what a dead worker held, and runs aga
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -82,16 +83,16 @@ def team_of(objective: Objective) -> Team:
     return _Alone(objective) if alone or objective.data.local is not None else _Threads(objective)
 
 
-#: Called in every task before it solves, with the number of the chunk. Tests and benches put something slow here.
-hook: Callable[[int], None] | None = None
+#: What every task goes through: called with the number of the chunk and the work, which it is to do. Tests and benches put
+#: something slow here.
+hook: Callable[[int, Callable[[], np.ndarray]], np.ndarray] | None = None
 
 
 def _answered(problem: Any, ask: Ask, frame: Frame, place: Hashable = None) -> Answer:
     """Solve, in a task."""
     begun = time.time()
-    if hook is not None:
-        hook(ask.chunk)
-    x = solve(problem, Ask(*ask), frame)
+    work = functools.partial(solve, problem, Ask(*ask), frame)
+    x = work() if hook is None else hook(ask[0], work)
     return Answer(ask[0], x, place, begun, time.time())
 
 
