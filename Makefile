@@ -53,6 +53,7 @@ bench: $(INSTALLED) ## run the benchmarks: ratios within one run, then timings t
 	$(VENV_PYTHON) bench/saga.py --quick
 	$(VENV_PYTHON) bench/outofcore.py --rows 1000000 --gib 2
 	$(VENV_PYTHON) bench/solver_overhead.py
+	$(VENV_PYTHON) bench/consensus.py --rounds 1
 	$(VENV_PYTHON) -m pytest bench --benchmark-only $(ARGS)
 
 conformance: $(INSTALLED) ## run dask's own array tests with graphopt, and list what fails only then

@@ -154,6 +154,14 @@ def test_who_was_served_least_recently_is_next(count: int, in_flight: int, seed:
         core._check()
 
 
+def test_fewer_slots_than_places_starve_none() -> None:
+    problem = Quadratics(6, 0, Unpenalised())
+    where = [chunk % 3 for chunk in range(6)]
+    core = problem.core(Rules(True, 1_000, 1, rounds=5, abstol=0.0, reltol=0.0), places=where, slots=dict.fromkeys(range(3), 1))
+    run(problem, core, lambda chunks: chunks)
+    assert core.reports == 30
+
+
 def test_a_place_that_is_slow_does_not_take_the_slots_of_others() -> None:
     problem = Quadratics(8, 0, Unpenalised())
     where = [chunk % 2 for chunk in range(8)]

@@ -17,6 +17,7 @@ EXAMPLES = {
     "docs/chunks.md": 14,
     "docs/solvers.md": 40,
     "docs/stochastic.md": 20,
+    "docs/consensus.md": 18,
     "docs/numba_cache.md": 25,
 }  # at least
 

@@ -330,15 +330,20 @@ class Core:
         While an update waits for chunks that are too old, others are not asked: they would be asked the same again.
         """
         overdue = self.updates + 1 - self.rules.staleness
-        blocked = self.waiting > 0 and not self._may_update()
-        asks = []
-        for place, idle in self.idle.items():
-            slots = self.slots.get(place, self.rules.in_flight)
-            while idle and self.load.get(place, 0) < slots and len(self.flying) < self.rules.in_flight:
-                if blocked and self.last[idle[0]] > overdue:
-                    break
-                asks.append(self._ask(idle.popleft(), place))
+        newest = overdue if self.waiting > 0 and not self._may_update() else self.updates + 1
+        asks: list[Ask] = []
+        while len(self.flying) < self.rules.in_flight:
+            free = [place for place in self.idle if self._free(place, newest)]
+            if not free:
+                break
+            place = min(free, key=lambda place: self.last[self.idle[place][0]])
+            asks.append(self._ask(self.idle[place].popleft(), place))
         return asks
+
+    def _free(self, place: Hashable, newest: int) -> bool:
+        """Say whether a place has a slot, and a chunk whose last report is no newer than that."""
+        idle, slots = self.idle[place], self.slots.get(place, self.rules.in_flight)
+        return bool(idle) and self.last[idle[0]] <= newest and self.load.get(place, 0) < slots
 
     def _ask(self, chunk: int, place: Hashable) -> Ask:
         self.flying[chunk] = place

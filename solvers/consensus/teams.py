@@ -76,11 +76,10 @@ class Team(Protocol):
 
 def team_of(objective: Objective) -> Team:
     """Return who solves the problems of an objective's chunks: the workers of a cluster if dask would run there."""
-    if on_cluster():
-        return _Workers(objective, dask.base.get_scheduler().__self__)
     get = dask.base.get_scheduler()
-    alone = get is not None and get is dask.local.get_sync
-    return _Alone(objective) if alone or objective.data.local is not None else _Threads(objective)
+    if objective.data.local is not None or (get is not None and get is dask.local.get_sync):
+        return _Alone(objective)
+    return _Workers(objective, get.__self__) if on_cluster() else _Threads(objective)
 
 
 #: What every task goes through: called with the number of the chunk and the work, which it is to do. Tests and benches put
