@@ -191,7 +191,7 @@ def forms(X: np.ndarray, y: np.ndarray) -> dict[str, tuple[Any, Any]]:
     }
 
 
-@pytest.mark.parametrize("solver", ["newton", "lbfgs", "proximal", "owlqn", "giant", "admm"])
+@pytest.mark.parametrize("solver", ["newton", "lbfgs", "proximal", "owlqn", "giant", "admm", "admm-async"])
 @pytest.mark.parametrize("form", forms(np.zeros((ROWS, FEATURES)), np.zeros(ROWS)))
 def test_the_same_from_any_data(form: str, solver: str) -> None:
     X, y = problem(families.Logistic())
@@ -258,7 +258,7 @@ def test_columns_that_are_converted_stay_apart() -> None:
         np.testing.assert_allclose(found.coef, wanted.coef, atol=1e-9)
 
 
-@pytest.mark.parametrize("solver", ["admm", "giant"])
+@pytest.mark.parametrize("solver", ["admm", "admm-async", "giant"])
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_chunks_that_differ(solver: str, family: Family) -> None:
     """Rows in order of their labels, which no chunk can fit alone; offsets and weights of rows; chunks of no row and of one."""
@@ -592,7 +592,7 @@ def test_who_stalls_is_not_believed_to_be_done(solver: str) -> None:
     assert "use another" in found.status.advice
 
 
-@pytest.mark.parametrize("solver", ["admm", "proximal-newton"])
+@pytest.mark.parametrize("solver", ["admm", "admm-async", "proximal-newton"])
 def test_levels_of_which_there_are_few_rows(solver: str) -> None:
     """A gamma loss is nearly flat to one side: without damping a first step leads so far out that nothing leads back."""
     rng = np.random.default_rng(0)
