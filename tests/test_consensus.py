@@ -340,6 +340,20 @@ def test_without_threads_a_run_repeats() -> None:
     assert one.record.residuals == other.record.residuals
 
 
+def test_a_leg_that_took_all_its_rounds_is_followed_by_a_fresh_start() -> None:
+    """Updates are counted on, and the log replays all the same."""
+    X, y = problem(families.Gamma())
+    order = np.argsort(y)
+    solver = ConsensusADMM(rounds=3, log=True)
+    found = fit(*chunked(X[order], y[order], (50,) * 8), family="gamma", solver=solver, tol=1e-8)
+    assert found.ok
+    record = found.record
+    assert sum(begun is not None for begun, _, _ in record.log.legs) > 1
+    assert [residual.update for residual in record.residuals] == list(range(1, len(record.residuals) + 1))
+    np.testing.assert_array_equal(record.log.frame.original(replay(record.log).z), found.beta)
+    np.testing.assert_allclose(found.beta, fit(X, y, family="gamma", tol=1e-10).beta, atol=1e-6)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_log_replays_bit_for_bit(variant: str) -> None:
     X, y = problem(families.Logistic())

@@ -164,6 +164,8 @@ class Core:
         Where each chunk is; by default all are at one place.
     slots
         How many chunks may be asked at a time at each place; by default ``in_flight``.
+    counted
+        How many updates and reports there were before.
 
     Attributes
     ----------
@@ -185,6 +187,7 @@ class Core:
         rho: float = 1.0,
         places: Sequence[Hashable] | None = None,
         slots: dict[Hashable, int] | None = None,
+        counted: tuple[int, int] = (0, 0),
     ) -> None:
         count = len(shares)
         self.rules, self.prox, self.rho, self.relax = rules, prox, rho, rules.relax
@@ -193,12 +196,14 @@ class Core:
         self.asked_rho = [rho] * count
         self.apart = [0.0] * count  # |x_i - z|², of the z that it was asked with
         self.sum, self.primal = np.zeros_like(z), 0.0
-        self.updates = self.reports = self.rounds = self.changes = 0
+        self.updates, self.reports = counted
+        self.rounds = self.changes = 0
+        self.met = False  # whether the leg that is over ended with small residuals
         self.residuals: list[Residuals] = []
         self.least = math.inf
         self.done = False
         # Chunks by the update that has their last report in it, the oldest first.
-        self.last: OrderedDict[int, int] = OrderedDict.fromkeys(range(count), 0)
+        self.last: OrderedDict[int, int] = OrderedDict.fromkeys(range(count), self.updates)
         self.place: list[Hashable] = list(places) if places is not None else [None] * count
         self.slots = dict(slots or {})
         self.idle: dict[Hashable, deque[int]] = {}  # the least recently served first
@@ -300,7 +305,8 @@ class Core:
         duals = self.rho * math.sqrt(float(np.array(self.shares) @ ((self.s - self.z) ** 2 @ self.prox.metric)))
         near = primal <= floor + self.rules.reltol * self._size(self.z)
         still = dual <= floor + self.rules.reltol * duals
-        if (near and still) or self.rounds >= self.rules.rounds or not math.isfinite(primal):
+        self.met = near and still
+        if self.met or self.rounds >= self.rules.rounds or not math.isfinite(primal):
             self.done = True
         elif self.rules.adapt:
             if primal > _WORSE * self.least:
@@ -361,7 +367,7 @@ class Core:
         assert len(self.flying) <= self.rules.in_flight
         ages = list(self.last.values())
         assert ages == sorted(ages)
-        assert self.updates == 0 or self.updates - ages[0] < self.rules.staleness
+        assert self.updates - ages[0] == 0 or self.updates - ages[0] < self.rules.staleness
         for place, queue in self.idle.items():
             assert all(self.place[chunk] == place for chunk in queue)
         assert {place: count for place, count in self.load.items() if count} == {

@@ -1,15 +1,16 @@
 """Method: asynchronous ADMM as one of the solvers. A step of their loop is a *leg*, which ends with a certificate.
 
 In a leg the core and a team go on by themselves until the residuals are small. A pass over the data certifies where it led, and
-the next leg goes on from there with tolerances a tenth of those. Residuals say when it is worth while to look; what counts
-is the certificate, which is that of all solvers.
+the next leg goes on from there with tolerances a tenth of those. One that took all its rounds is followed by a new core, with
+the metric of where it led. Residuals say when it is worth while to look; what counts is the certificate, which is that of all
+solvers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,13 +36,17 @@ _STALE = 20
 
 @dataclass(frozen=True, eq=False)
 class _Agreed(State):
-    """A state with the core, who works for it, the frame, the tolerances of the next leg, and whether to stop there."""
+    """A state with the core, who works for it, the frame, the tolerances of the next leg, and whether to stop there.
+
+    And with what the core was made of, if it has not had a leg yet.
+    """
 
     core: Core
     team: Team
     frame: Frame
     taken: Record
     tight: float
+    begun: tuple[Any, ...] | None
     stopped: bool = False
 
     @property
@@ -103,7 +108,7 @@ class ConsensusADMM:
     adapt: bool = True
     abstol: float = 1e-4
     reltol: float = 1e-2
-    rounds: int = 100
+    rounds: int = 40
     watch: Callable[[Residuals], Any] | None = None
     samples: int = 0
     log: bool = False
@@ -140,16 +145,31 @@ class ConsensusADMM:
         told = team.look(beta)
         there = np.flatnonzero(told[:, 0] > 0)
         team.keep(there.tolist())
-        size, shares = objective.size, told[there, 0] / told[there, 0].sum()
-        frame = _frame(objective, *(shares @ told[there, 1 + size :]).reshape(2, size))
+        frame, begun = self._begun(objective, beta, team, told[there], (0, 0))
+        record.log = Log(frame) if self.log else None
+        return _Agreed(beta, at, Core(*begun), team, frame, record, 1.0, begun)
+
+    def _begun(
+        self, objective: Objective, beta: np.ndarray, team: Team, told: np.ndarray, counted: tuple[int, int]
+    ) -> tuple[Frame, tuple[Any, ...]]:
+        """Return the frame for a point, and what a core is made of that begins there."""
+        size, shares = objective.size, told[:, 0] / told[:, 0].sum()
+        frame = _frame(objective, *(shares @ told[:, 1 + size :]).reshape(2, size))
         # Duals begin as gradients: then the first z is a step of proximal gradient, in the metric.
-        z, gradients = frame.standard(beta), frame.pulled(told[there, 1 : 1 + size].T).T
-        s = z - gradients / (self.rho * frame.metric) if np.isfinite(gradients).all() else np.tile(z, (len(there), 1))
+        z, gradients = frame.standard(beta), frame.pulled(told[:, 1 : 1 + size].T).T
+        s = z - gradients / (self.rho * frame.metric) if np.isfinite(gradients).all() else np.tile(z, (len(told), 1))
         prox = Prox(objective.penalty, frame.metric, objective.penalised)
-        rules, slots = self._rules(team, len(there))
-        begun = (rules, prox, shares.tolist(), z, s, self.rho, list(team.places), slots)
-        record.log = Log(begun, frame) if self.log else None
-        return _Agreed(beta, at, Core(*begun), team, frame, record, 1.0)
+        rules, slots = self._rules(team, len(told))
+        return frame, (rules, prox, shares.tolist(), z, s, self.rho, list(team.places), slots, counted)
+
+    def _anew(self, objective: Objective, state: _Agreed) -> _Agreed:
+        """Begin again from a state, with the metric there: the first does not serve where the Hessian is far from it."""
+        objective.passes += 1
+        counted = state.core.updates, state.core.reports
+        frame, begun = self._begun(objective, state.beta, state.team, state.team.look(state.beta), counted)
+        if state.taken.log is not None:
+            state.taken.log.frame = frame
+        return replace(state, core=Core(*begun), frame=frame, begun=begun)
 
     def _rules(self, team: Team, chunks: int) -> tuple[Rules, dict[Any, int]]:
         """Return the rules, and how many chunks may be asked at a time at each place."""
@@ -167,8 +187,10 @@ class ConsensusADMM:
             raise KeyboardInterrupt
         if state.tight < _LEAST:
             return None
+        if state.begun is None and not state.core.met:
+            state = self._anew(objective, state)
         core, record = state.core, state.taken
-        kept, before, stopped = len(record.points), core.rounds, False
+        kept, stopped = len(record.points), False
         try:
             stopped = self._leg(objective, state)
         except KeyboardInterrupt:  # what there is is worth a certificate
@@ -179,8 +201,8 @@ class ConsensusADMM:
             record.objectives.append((seconds, objective(value).value + objective.nonsmooth(value)))
         beta = state.frame.original(core.z)
         at = objective(beta)
-        tight = state.tight if core.rounds == self.rounds and before else _TIGHTER * state.tight
-        return _Agreed(beta, at, core, state.team, state.frame, record, tight, stopped)
+        tight = _TIGHTER * state.tight if core.met else state.tight
+        return replace(state, beta=beta, at=at, tight=tight, begun=None, stopped=stopped)
 
     def _leg(self, objective: Objective, state: _Agreed) -> bool:
         """Go on until the core is content; say whether it was stopped."""
@@ -188,7 +210,7 @@ class ConsensusADMM:
         rules = self._rules(team, len(core.shares))[0].tighter(state.tight)
         batches: list[list[Report]] = []
         if record.log is not None:
-            record.log.legs.append((rules, batches))
+            record.log.legs.append((state.begun, rules, batches))
         with team.working():
             asks = core.begin(rules)
             while not core.done:
@@ -202,7 +224,7 @@ class ConsensusADMM:
                     record.task(answer.place, answer.chunk, answer.begun, answer.ended)
                 seen = len(record.seconds)
                 record.note(core, objective.original(state.frame.original(core.z)))
-                if self.watch is not None and any([self.watch(found) is True for found in core.residuals[seen:]]):
+                if self.watch is not None and any([self.watch(found) is True for found in record.residuals[seen:]]):
                     return True
         return False
 

@@ -34,23 +34,25 @@ class Task(NamedTuple):
 
 @dataclass
 class Log:
-    """All that a core was told: where it began, and of each leg the rules and the reports as they came together.
+    """All that cores were told: of each leg what its core was made of if that is new, rules, and reports as they came together.
 
-    `replay` makes it again; its coordinates are those of the frame.
+    `replay` makes the last one again; its coordinates are those of the frame.
     """
 
-    begun: tuple[Any, ...]
     frame: Frame
-    legs: list[tuple[Rules, list[list[Report]]]] = field(default_factory=list)
+    legs: list[tuple[tuple[Any, ...] | None, Rules, list[list[Report]]]] = field(default_factory=list)
 
 
 def replay(log: Log) -> Core:
     """Return a core that was told what the log says: bit for bit the one that was logged."""
-    core = Core(*log.begun)
-    for rules, batches in log.legs:
+    core: Core | None = None
+    for begun, rules, batches in log.legs:
+        core = Core(*begun) if begun is not None else core
+        assert core is not None
         core.begin(rules)
         for reports in batches:
             core.take(reports)
+    assert core is not None
     return core
 
 
@@ -88,11 +90,12 @@ class Record:
 
     def note(self, core: Core, point: np.ndarray) -> None:
         """Take down the updates that there were since the last time, and where they led."""
-        if len(core.residuals) == len(self.seconds):
+        new = core.updates - len(self.seconds)
+        if not new:
             return
         now = time.time() - self.begun
-        self.residuals = core.residuals
-        self.seconds += [now] * (len(core.residuals) - len(self.seconds))
+        self.residuals += core.residuals[-new:]
+        self.seconds += [now] * new
         if core.updates % self._every == 0:
             self.points.append((now, point))
         if len(self.points) > _POINTS:
