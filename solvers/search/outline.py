@@ -1,0 +1,186 @@
+"""Outline: which parts of the candidates are equal, found out before anything is fitted.
+
+A `Node` is a fit of one transformer on one input: the rows of a fold, or what other nodes made of them. Its key is a hash of
+the estimator and of the key of its input, so equal prefixes of pipelines, and equal members of unions on equal inputs, are one
+node. A node that only one candidate has is worth nothing: such a candidate is fitted whole.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dask.base import tokenize
+from sklearn import get_config
+from sklearn.base import clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
+
+from solvers.search.given import is_container, members
+from solvers.search.tokens import is_fixed, token
+
+__all__ = ["Node", "Plan", "outline"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A fit that candidates may share."""
+
+    key: str
+    name: str
+    estimator: Any
+    before: Node | None = None
+    params: tuple[str, ...] = ()
+    columns: Any = None
+    inner: bool = False
+    members: tuple[tuple[str, Node], ...] = ()
+
+    def within(self) -> Iterator[Node]:
+        """Yield the node and all that it is made of, but for what comes before it."""
+        yield self
+        for _, node in self.members:
+            yield from node.within()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of a candidate is shared: its own key, its last shared step, the group whose path it is on, and how many steps it has."""
+
+    key: Any
+    last: Node | None
+    group: Any
+    strength: float
+    steps: tuple[str, ...]
+
+
+def outline(estimator: Any, candidates: Sequence[dict[str, Any]], fit_params: dict[str, Any]) -> list[Plan]:
+    """Return what each candidate shares.
+
+    Parameters
+    ----------
+    estimator
+        What is searched.
+    candidates
+        The parameters to try.
+    fit_params
+        What ``fit`` gets beside rows and labels.
+    """
+    if not _sharable(estimator, fit_params):
+        return _whole(estimator, candidates)
+    given = {name.partition("__")[0]: set() for name in fit_params}
+    for name in fit_params:
+        given[name.partition("__")[0]].add(name)
+    chains, copies = [], []
+    for params in candidates:
+        try:
+            copy = clone(estimator).set_params(**clone(params, safe=False))
+            steps = _chain(copy, given) if is_container(copy) else []
+        except Exception:  # it will fail for the same reason when its turn comes
+            copy, steps = estimator, []
+        chains.append(steps)
+        copies.append(copy)
+    # Only distinct candidates count: those that are equal are one.
+    keys = [_key(params, is_fixed(copy)) for copy, params in zip(copies, candidates, strict=True)]
+    first = {key: i for i, key in reversed(list(enumerate(keys)))}
+    uses = Counter(key for i in first.values() for key in {node.key for step in chains[i] for node in step.within()})
+    plans = []
+    for params, copy, chain, key in zip(candidates, copies, chains, keys, strict=True):
+        shared = [i for i, step in enumerate(chain) if any(uses[node.key] > 1 for node in step.within())]
+        last = _kept(chain[shared[-1]], uses) if shared else None
+        plans.append(Plan(key, last, *_path(copy, params, last), _names(copy)))
+    return plans
+
+
+def _whole(estimator: Any, candidates: Sequence[dict[str, Any]]) -> list[Plan]:
+    """Return plans of candidates that share nothing but what is the same of all of it."""
+    fixed = is_fixed(estimator)
+    names = {name for params in candidates for name in params if name.rpartition("__")[2] == "random_state"}
+    chance = {name: [params[name] for params in candidates if name in params] for name in names}
+    if any(hasattr(value, "get_params") for params in candidates[:1] for value in params.values()):
+        fixed = False
+    fixed = fixed and all(isinstance(value, int) for values in chance.values() for value in values)
+    return [Plan(_key(params, fixed), None, *_path(estimator, params, None), ("",)) for params in candidates]
+
+
+def _sharable(estimator: Any, fit_params: dict[str, Any]) -> bool:
+    """Say whether the estimator is a pipeline whose steps may be fitted one by one."""
+    if type(estimator) is not Pipeline:
+        return False
+    config = get_config()
+    if config.get("array_api_dispatch") or (config.get("enable_metadata_routing") and fit_params):
+        return False
+    try:
+        return not get_tags(estimator).input_tags.pairwise and all("__" in name for name in fit_params)
+    except Exception:
+        return False
+
+
+def _key(params: dict[str, Any], fixed: bool) -> Any:
+    """Return the key of a whole candidate; one of its own if it may draw random numbers."""
+    return token(params) if fixed else object()
+
+
+def _names(estimator: Any) -> tuple[str, ...]:
+    if not isinstance(estimator, Pipeline):
+        return ("",)
+    return tuple(name for name, step in estimator.steps if hasattr(step, "fit"))
+
+
+def _chain(pipeline: Pipeline, given: dict[str, set[str]]) -> list[Node]:
+    """Return a node for each step but the last; of steps that pass rows on there is none."""
+    nodes: list[Node] = []
+    for name, step in pipeline.steps[:-1]:
+        if hasattr(step, "get_params"):
+            before = nodes[-1] if nodes else None
+            nodes.append(_node(name, step, before, params=tuple(sorted(given.get(name, ())))))
+        elif step not in (None, "passthrough"):
+            break
+    return nodes
+
+
+def _node(
+    name: str, estimator: Any, before: Node | None, columns: Any = None, params: tuple[str, ...] = (), inner: bool = False
+) -> Node:
+    inside: list[tuple[str, Node]] = []
+    if is_container(estimator) and not params:
+        last = before
+        for part, member, chosen in members(estimator):
+            node = _node(f"{name}__{part}", member, last, chosen, inner=True)
+            inside.append((part, node))
+            if isinstance(estimator, Pipeline):
+                last = node
+    source = before.key if before else None
+    hashed = (
+        token(estimator),
+        token(columns) if columns is not None else None,
+        params,
+        source,
+        tuple(n.key for _, n in inside),
+    )
+    return Node(tokenize(hashed), name, estimator, before, params, columns, inner, tuple(inside))
+
+
+def _kept(node: Node, uses: Counter[str]) -> Node:
+    """Return the node without members that no other shares; it fits those itself."""
+    before = _kept(node.before, uses) if node.before else None
+    inside = tuple((name, _kept(part, uses)) for name, part in node.members)
+    if not any(uses[part.key] > uses[node.key] for _, part in inside):
+        inside = ()
+    return Node(node.key, node.name, node.estimator, before, node.params, node.columns, node.inner, inside)
+
+
+def _path(estimator: Any, params: dict[str, Any], last: Node | None) -> tuple[Any, float]:
+    """Return which path a candidate of ours is on, and where: those on one differ by the strength of the penalty only."""
+    from solvers.estimators.base import LinearModel
+
+    final = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
+    prefix = f"{estimator.steps[-1][0]}__" if isinstance(estimator, Pipeline) else ""
+    for name, sign in (("alpha", -1.0), ("C", 1.0)):
+        strength = params.get(prefix + name)
+        if isinstance(final, LinearModel) and isinstance(strength, (int, float)) and not hasattr(final, "seed"):
+            rest = {key: value for key, value in params.items() if key != prefix + name}
+            if not any(hasattr(value, "get_params") for value in rest.values()):
+                return (token(rest), last.key if last else None), sign * strength
+    return None, 0.0
