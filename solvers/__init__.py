@@ -4,7 +4,8 @@
 and compiled by graphopt; it runs on threads or on the workers of a cluster, wherever the data is.
 
 `solvers.estimators` has the same models with scikit-learn's manners. Importing `solvers` does not import scikit-learn; the
-first use of an estimator does. (`solvers.ElasticNet` is the penalty, `solvers.estimators.ElasticNet` the estimator.)
+first use of an estimator does; so does that of `solvers.search`, which looks for their parameters, and for any other's.
+(`solvers.ElasticNet` is the penalty, `solvers.estimators.ElasticNet` the estimator.)
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from solvers.saga import SAGA
 from solvers.scaled import ScaledHuber
 
 if TYPE_CHECKING:
-    from solvers import estimators
+    from solvers import estimators, search
     from solvers.estimators import (
         GammaRegressor,
         HuberRegressor,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         SAGAClassifier,
         SAGARegressor,
     )
+    from solvers.search import GridSearchCV, HalvingGridSearchCV, RandomizedSearchCV
 
 __all__ = [
     "L1",
@@ -50,7 +52,9 @@ __all__ = [
     "Family",
     "Gamma",
     "GammaRegressor",
+    "GridSearchCV",
     "GroupL1",
+    "HalvingGridSearchCV",
     "Huber",
     "HuberRegressor",
     "Inference",
@@ -65,6 +69,7 @@ __all__ = [
     "Point",
     "Poisson",
     "PoissonRegressor",
+    "RandomizedSearchCV",
     "Result",
     "Ridge",
     "SAGAClassifier",
@@ -77,26 +82,31 @@ __all__ = [
     "estimators",
     "fit",
     "path",
+    "search",
 ]
 
-#: Estimators are imported when they are asked for.
+#: What needs scikit-learn is imported when it is asked for.
 _LATER = {
-    "GammaRegressor",
-    "HuberRegressor",
-    "Lasso",
-    "LinearRegression",
-    "LogisticRegression",
-    "PoissonRegressor",
-    "Ridge",
-    "SAGAClassifier",
-    "SAGARegressor",
+    "GammaRegressor": "estimators",
+    "GridSearchCV": "search",
+    "HalvingGridSearchCV": "search",
+    "HuberRegressor": "estimators",
+    "Lasso": "estimators",
+    "LinearRegression": "estimators",
+    "LogisticRegression": "estimators",
+    "PoissonRegressor": "estimators",
+    "RandomizedSearchCV": "search",
+    "Ridge": "estimators",
+    "SAGAClassifier": "estimators",
+    "SAGARegressor": "estimators",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name == "estimators" or name in _LATER:
-        module = importlib.import_module("solvers.estimators")
-        return module if name == "estimators" else getattr(module, name)
+    if name in ("estimators", "search"):
+        return importlib.import_module(f"solvers.{name}")
+    if name in _LATER:
+        return getattr(importlib.import_module(f"solvers.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -17,7 +17,7 @@ from dask.task_spec import DataNode, Task, TaskRef
 
 import graphopt as go
 from solvers.search.outline import Node, Plan
-from solvers.search.tasks import Candidate, Fold, evaluated, extended, gathered, member, moved
+from solvers.search.tasks import Candidate, Fold, cut, evaluated, extended, gathered, moved
 
 __all__ = ["Layout", "Work", "build", "policy"]
 
@@ -84,7 +84,7 @@ def build(
         groups.setdefault(("path", plans[i].group) if plans[i].group is not None else i, []).append(i)
     paths = [sorted(group, key=lambda i: plans[i].strength) for group in groups.values()]
     paths = _cut(paths, len(folds), threads)
-    order = sorted(range(len(paths)), key=lambda k: plans[paths[k][0]].last.key if plans[paths[k][0]].last else "")
+    order = sorted(range(len(paths)), key=lambda k: getattr(plans[paths[k][0]].last, "key", ""))
     todo = [(f, paths[k]) for f in range(len(folds)) for k in order]
     keys = [made.evaluate(f, path, candidates, plans[path[0]].last) for f, path in todo]
     count = min(len(todo), _GROUPS * threads)
@@ -139,22 +139,22 @@ class _Builder:
             self.graph[key] = Task(key, function, self.setting, self.tables[f], self.folds[f], *args)
         return TaskRef(key)
 
+    def rows(self, f: int) -> TaskRef:
+        """Return the rows of a fold."""
+        return self._task("cut", f, "", cut)
+
     def part(self, f: int, node: Node) -> TaskRef:
         """Return the fit of a node, made after all that it reads."""
         before = self.part(f, node.before) if node.before else None
         inner = [self.part(f, part) for _, part in node.members]
-        names = tuple(name for name, _ in node.members)
-        if node.inner:
-            found = self._task("member", f, node.key, member, node.estimator, node.columns, before, names, *inner)
-        else:
-            found = self._task("fit", f, node.key, extended, node.estimator, node.params, before, names, *inner)
+        found = self._task("member" if node.inner else "fit", f, node.key, extended, self.rows(f), node, before, *inner)
         self.nodes[found.key] = node
         return found
 
     def seen(self, f: int, node: Node, train: bool) -> TaskRef:
         """Return what a node makes of the rows that are scored."""
         before = self.seen(f, node.before, train) if node.before else None
-        return self._task("train" if train else "test", f, node.key, moved, train, self.part(f, node), before)
+        return self._task("train" if train else "test", f, node.key, moved, self.rows(f), train, self.part(f, node), before)
 
     def evaluate(self, f: int, path: Sequence[int], candidates: Sequence[dict[str, Any]], last: Node | None) -> Any:
         """Return the key of the scores of candidates that are fitted one after the other."""
@@ -164,7 +164,7 @@ class _Builder:
             args.append(self.part(f, last))
             if self.plain:
                 args += [self.seen(f, last, train) for train in ((False, True) if self.train else (False,))]
-        key = self._task("score", f, tuple(path), evaluated, some, *args).key
+        key = self._task("score", f, tuple(path), evaluated, self.rows(f), some, *args).key
         self.evaluations[key] = tuple(path)
         return key
 

@@ -39,6 +39,7 @@ class GridSearchCV(theirs.GridSearchCV, SharedSearch):  # type: ignore[misc]
         As scikit-learn has them.
     classes_, n_features_in_, feature_names_in_
         Of the best estimator.
+
     Examples
     --------
     >>> from sklearn.datasets import load_iris

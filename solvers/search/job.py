@@ -21,7 +21,7 @@ from solvers.search.graph import build
 from solvers.search.lazy import fold_table, is_lazy, of_ours, one_by_one, whole_table
 from solvers.search.outline import Plan, outline
 from solvers.search.run import Place, run
-from solvers.search.tasks import Fold, Score, Setting, Table
+from solvers.search.tasks import Fold, Score, Setting, Table, is_square
 
 __all__ = ["Job"]
 
@@ -74,7 +74,7 @@ class Job:
         self.candidates += candidates
         for name, values in (more_results or {}).items():
             self.more[name] += values
-        plans = outline(self.setting.estimator, candidates, self.table.fit_params)
+        plans = outline(self.setting.estimator, candidates, self.table.fit_params, apart=is_square(self.table.X))
         (self._here if self.ours else self._there)(candidates, folds, plans)
         self.search._savings = Savings.of(self.rounds)
         if self.choice is None:
@@ -158,11 +158,12 @@ class Job:
 
     def _take(self, work: Any, plans: list[Plan], folds: int, scores: list[Score]) -> None:
         self.outs += [score.out for score in scores]
-        first = {}
+        first: dict[Any, int] = {}
         for i, plan in enumerate(plans):
             first.setdefault(plan.key, i)
         own = {(i, f): scores[i * folds + f] for i in first.values() for f in range(folds)}
-        lost = {plans[i].last.key for (i, _), score in own.items() if plans[i].last and not score.given}  # type: ignore[union-attr]
+        alone = [plans[i].last for (i, _), score in own.items() if not score.given]
+        lost = {node.key for node in alone if node is not None}
         self.rounds.append(count(work, plans, folds, own, lost))
 
     def _inputs(self, graph: dict[Any, Any], folds: list[Fold]) -> tuple[Any, list[Any], list[Fold]]:

@@ -53,7 +53,7 @@ def one_by_one(
         for path in paths.values():
             order = sorted(path, key=lambda i: plans[i].strength)
             some = [Candidate(i, len(candidates), candidates[i]) for i in order]
-            for i, score in zip(order, evaluated(setting, table, fold, some), strict=True):
+            for i, score in zip(order, evaluated(setting, table, fold, None, some), strict=True):
                 yield (i, fold.number), score
 
 

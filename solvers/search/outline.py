@@ -46,7 +46,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Plan:
-    """What of a candidate is shared: its own key, its last shared step, the group whose path it is on, and how many steps it has."""
+    """What of a candidate is shared: its own key, its last shared step, the path it is on and where, and its steps."""
 
     key: Any
     last: Node | None
@@ -55,7 +55,9 @@ class Plan:
     steps: tuple[str, ...]
 
 
-def outline(estimator: Any, candidates: Sequence[dict[str, Any]], fit_params: dict[str, Any]) -> list[Plan]:
+def outline(
+    estimator: Any, candidates: Sequence[dict[str, Any]], fit_params: dict[str, Any], *, apart: bool = False
+) -> list[Plan]:
     """Return what each candidate shares.
 
     Parameters
@@ -66,12 +68,14 @@ def outline(estimator: Any, candidates: Sequence[dict[str, Any]], fit_params: di
         The parameters to try.
     fit_params
         What ``fit`` gets beside rows and labels.
+    apart
+        Whether to share no steps.
     """
-    if not _sharable(estimator, fit_params):
+    if apart or not _sharable(estimator, fit_params):
         return _whole(estimator, candidates)
-    given = {name.partition("__")[0]: set() for name in fit_params}
+    given: dict[str, set[str]] = {}
     for name in fit_params:
-        given[name.partition("__")[0]].add(name)
+        given.setdefault(name.partition("__")[0], set()).add(name)
     chains, copies = [], []
     for params in candidates:
         try:
@@ -81,8 +85,8 @@ def outline(estimator: Any, candidates: Sequence[dict[str, Any]], fit_params: di
             copy, steps = estimator, []
         chains.append(steps)
         copies.append(copy)
-    # Only distinct candidates count: those that are equal are one.
     keys = [_key(params, is_fixed(copy)) for copy, params in zip(copies, candidates, strict=True)]
+    # Only distinct candidates count: those that are equal are one.
     first = {key: i for i, key in reversed(list(enumerate(keys)))}
     uses = Counter(key for i in first.values() for key in {node.key for step in chains[i] for node in step.within()})
     plans = []

@@ -51,9 +51,10 @@ class Place:
         if jobs is not None:
             from joblib import effective_n_jobs
 
-            self.options["num_workers"] = effective_n_jobs(jobs)
-            return int(self.options["num_workers"])
-        return int(dask.config.get("num_workers", None) or CPU_COUNT)
+            threads = int(effective_n_jobs(jobs))
+            self.options["num_workers"] = threads
+            return threads
+        return int(dask.config.get("num_workers", None) or int(CPU_COUNT))
 
     def put(self, value: Any) -> Any:
         """Bring to the workers what all tasks read, once."""
@@ -103,11 +104,11 @@ def _collected(client: Any, futures: Sequence[Any], keys: Sequence[Any], told: A
         raise
 
 
-class _Told(Callback):  # type: ignore[misc]
+class _Told(Callback):
     """Moves a bar as tasks end."""
 
     def __init__(self, bar: Any, task: Any, weights: Mapping[Any, int]) -> None:
-        super().__init__(posttask=lambda key, *_: self.done(key))
+        super().__init__(posttask=lambda key, *_: self.done(key))  # type: ignore[no-untyped-call]
         self.active_bar, self.task, self.weights = bar, task, weights
 
     def done(self, key: Any) -> None:

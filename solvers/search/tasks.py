@@ -1,7 +1,7 @@
 """Tasks: what the tasks of a search do. They run wherever dask runs them, and know nothing of graphs.
 
-`extended` fits one more step of a pipeline, `member` a member of a container, `moved` transforms the rows that are scored,
-`evaluated` fits and scores candidates, by scikit-learn's own function for that.
+`cut` cuts the rows of a fold, `extended` fits one more step of a pipeline or a member of a container, `moved` transforms the
+rows that are scored, `evaluated` fits and scores candidates.
 
 What is shared is never the cause of another answer: where a shared part failed, drew random numbers, or does not get along
 with what reads it, a candidate is fitted whole, as if nothing were shared. Then it fails, or not, as it would have.
@@ -10,6 +10,7 @@ with what reads it, a candidate is fitted whole, as if nothing were shared. Then
 from __future__ import annotations
 
 import contextlib
+import numbers
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -28,24 +29,30 @@ from sklearn.utils.validation import _num_samples
 
 from solvers.search.draws import Watched
 from solvers.search.given import Given, assemble, revealed, rows
+from solvers.search.outline import Node
 from solvers.search.tokens import draws
 
 __all__ = [
     "Candidate",
+    "Cut",
     "Fold",
     "Part",
+    "Score",
     "Setting",
     "Table",
     "at_work",
     "busy",
+    "cut",
     "evaluated",
     "extended",
     "gathered",
-    "member",
+    "is_square",
     "moved",
 ]
 
 _HERE = threading.local()
+#: Parameters by which an estimator says that it writes to its rows, and their values then.
+_WRITES = {"copy": False, "copy_X": False, "copy_x": False, "overwrite_X": True}
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,19 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """The rows of a fold, cut out of the table."""
+
+    X_train: Any
+    y_train: Any
+    X_test: Any
+    y_test: Any
+    fit_params: dict[str, Any]
+    score_train: dict[str, Any]
+    score_test: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Score:
     """What came of a candidate on a fold, and how many of its steps were there."""
 
@@ -114,12 +134,65 @@ def busy() -> bool:
 
 @contextlib.contextmanager
 def at_work(setting: Setting) -> Iterator[None]:
+    """Mark that a thread is busy with a search, and give it scikit-learn's configuration."""
     _HERE.depth = getattr(_HERE, "depth", 0) + 1
     try:
         with config_context(**setting.config):
             yield
     finally:
         _HERE.depth -= 1
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+def cut(setting: Setting, table: Table, fold: Fold) -> Cut | None:
+    """Cut the rows of a fold out of a table, once for all who read them; None if they cannot be kept from writing to them."""
+    arrays = isinstance(table.X, np.ndarray) and table.X.dtype != object and isinstance(table.y, (np.ndarray, type(None)))
+    if not arrays or is_square(table.X) or setting.options["verbose"] > 1:
+        return None
+    try:
+        found = _cut(setting, table, fold)
+    except Exception:
+        return None  # whoever cuts for himself will say why
+    for array in (found.X_train, found.y_train, found.X_test, found.y_test):
+        _frozen(array)
+    return found
+
+
+def is_square(X: Any) -> bool:
+    """Say whether rows may be those of a kernel's matrix, of which estimators take columns, too, as their parameters say."""
+    shape = tuple(getattr(X, "shape", ()))
+    return len(shape) == 2 and shape[0] == shape[1]
+
+
+def _cut(setting: Setting, table: Table, fold: Fold) -> Cut:
+    train = _safe_split(setting.estimator, table.X, table.y, fold.train)
+    test = _safe_split(setting.estimator, table.X, table.y, fold.test, fold.train)
+    fit_params = _of_rows(table, table.fit_params, fold.train)
+    of_scores = [_of_rows(table, table.score_params, numbers) for numbers in (fold.train, fold.test)]
+    return Cut(train[0], train[1], test[0], test[1], fit_params, of_scores[0], of_scores[1])
+
+
+def _of_rows(table: Table, params: dict[str, Any], numbers: np.ndarray) -> dict[str, Any]:
+    found: dict[str, Any] = validation._check_method_params(table.X, params=params, indices=numbers) if params else {}
+    return found
+
+
+def _frozen(output: Any) -> Any:
+    """Return what several will read such that nobody writes to it."""
+    arrays = (output.data, output.indices, output.indptr) if issparse(output) and output.format in ("csr", "csc") else (output,)
+    for array in arrays:
+        if isinstance(array, np.ndarray):
+            array.flags.writeable = False
+    return output
+
+
+def _own(estimator: Any, X: Any) -> Any:
+    """Return rows that an estimator may write to, if it asks for that."""
+    params = estimator.get_params(deep=True) if hasattr(estimator, "get_params") else {}
+    asks = any(value is _WRITES.get(name.rpartition("__")[2], _WRITES) for name, value in params.items())
+    return X.copy() if asks and hasattr(X, "copy") else X
 
 
 # -- shared parts ------------------------------------------------------------------------------------------------------
@@ -129,139 +202,77 @@ def extended(
     setting: Setting,
     table: Table,
     fold: Fold,
-    step: Any,
-    params: tuple[str, ...],
+    there: Cut | None,
+    node: Node,
     before: Part | None,
-    names: tuple[str, ...],
     *inner: Part,
 ) -> Part:
-    """Fit one more step, on what the steps before it made of the rows; what is inside of it may be there."""
-    if _any_lost(before, *inner):
+    """Fit one more step, or a member of one, on what the steps before it made of the rows; parts of it may be there."""
+    if any_lost(before, *inner):
         return Part(lost=True)
-    parts = dict(zip(names, inner, strict=True))
-    with at_work(setting):
-        start = time.time()
-        X, y = _safe_split(setting.estimator, table.X, table.y, fold.train)
-        if before is not None:
-            X = before.output
-        options = {name.partition("__")[2]: table.fit_params[name] for name in params}
-        fitted, output = _fitted(clone(step), X, y, _of_rows(table, options, fold.train), parts)
-        if fitted is None:
-            return Part(lost=True)
-        seconds = time.time() - start + sum(part.seconds for part in (before, *parts.values()) if part)
-        return Part((*(before.fitted if before else ()), fitted), output, seconds)
-
-
-def member(
-    setting: Setting,
-    table: Table,
-    fold: Fold,
-    estimator: Any,
-    columns: Any,
-    before: Part | None,
-    names: tuple[str, ...],
-    *inner: Part,
-) -> Part:
-    """Fit a member of a container, or of a container in it."""
-    if _any_lost(before, *inner):
+    start = time.time()
+    try:
+        with at_work(setting):
+            rows_of = there or _cut(setting, table, fold)
+            X = before.output if before else rows_of.X_train
+            if node.columns is not None:
+                X = _safe_indexing(X, node.columns(X) if callable(node.columns) else node.columns, axis=1)
+            options = {name.partition("__")[2]: rows_of.fit_params[name] for name in node.params}
+            given = {name: Given(part.fitted[-1], part.output) for (name, _), part in zip(node.members, inner, strict=True)}
+            fitted, output = _fitted(clone(node.estimator), X, rows_of.y_train, options, given)
+    except Exception:
+        return Part(lost=True)  # whoever fits it for himself will say why
+    if fitted is None:
         return Part(lost=True)
-    parts = dict(zip(names, inner, strict=True))
-    with at_work(setting):
-        start = time.time()
-        X, y = _safe_split(setting.estimator, table.X, table.y, fold.train)
-        if before is not None:
-            X = before.output
-        try:
-            if columns is not None:
-                X = _safe_indexing(X, columns(X) if callable(columns) else columns, axis=1)
-        except Exception:
-            return Part(lost=True)
-        fitted, output = _fitted(clone(estimator), X, y, {}, parts)
-        if fitted is None:
-            return Part(lost=True)
-        return Part((fitted,), output, time.time() - start + sum(part.seconds for part in parts.values()))
+    seconds = time.time() - start + sum(part.seconds for part in inner)
+    if node.inner or before is None:
+        return Part((fitted,), _frozen(output), seconds)
+    return Part((*before.fitted, fitted), _frozen(output), before.seconds + seconds)
 
 
-def moved(setting: Setting, table: Table, fold: Fold, train: bool, part: Part, before: Part | None) -> Part:
+def moved(setting: Setting, table: Table, fold: Fold, there: Cut | None, train: bool, part: Part, before: Part | None) -> Part:
     """Transform the rows that are scored by the last step of a part, from what the steps before it made of them."""
-    if part.lost or (before is not None and before.lost):
+    if any_lost(part, before):
         return Part(lost=True)
-    with at_work(setting):
-        start = time.time()
-        try:
+    start = time.time()
+    try:
+        with at_work(setting):
             if before is None:
-                chosen = (fold.train,) if train else (fold.test, fold.train)
-                X, _ = _safe_split(setting.estimator, table.X, None, *chosen)
+                rows_of = there or _cut(setting, table, fold)
+                X = rows_of.X_train if train else rows_of.X_test
             else:
                 X = before.output
             output = _frozen(part.fitted[-1].transform(_own(part.fitted[-1], X)))
-        except Exception:
-            return Part(lost=True)
-        return Part((), output, time.time() - start + (before.seconds if before else 0.0))
-
-
-def _fitted(estimator: Any, X: Any, y: Any, params: dict[str, Any], parts: dict[str, Part]) -> tuple[Any, Any]:
-    """Fit a clone and transform; (None, None) if it failed or drew random numbers."""
-    watched = Watched()
-    chance = [] if parts else draws(estimator)
-    try:
-        if chance:
-            estimator.set_params(**dict.fromkeys(chance, watched))
-        X = _own(estimator, X)
-        if parts:
-            output = assemble(estimator, X, y, {name: Given(part.fitted[-1], part.output) for name, part in parts.items()})
-        elif hasattr(estimator, "fit_transform"):
-            output = estimator.fit_transform(X, y, **params)
-        else:
-            output = estimator.fit(X, y, **params).transform(X)
-        if watched.used or (chance and any(value is watched for value in _attributes(estimator, chance))):
-            return None, None
-        if chance:
-            estimator.set_params(**dict.fromkeys(chance))
     except Exception:
+        return Part(lost=True)
+    return Part((), output, time.time() - start + (before.seconds if before else 0.0))
+
+
+def _fitted(estimator: Any, X: Any, y: Any, params: dict[str, Any], given: dict[str, Given]) -> tuple[Any, Any]:
+    """Fit a clone and transform; return both, or (None, None) if it drew random numbers."""
+    X = _own(estimator, X)
+    if given:
+        return estimator, assemble(estimator, X, y, given)
+    watched, chance = Watched(), draws(estimator)
+    if chance:
+        estimator.set_params(**dict.fromkeys(chance, watched))
+    if hasattr(estimator, "fit_transform"):
+        output = estimator.fit_transform(X, y, **params)
+    else:
+        output = estimator.fit(X, y, **params).transform(X)
+    if watched.used or any(value is watched for name, value in vars(estimator).items() if name not in chance):
         return None, None
-    return estimator, _frozen(output)
+    if chance:
+        estimator.set_params(**dict.fromkeys(chance))
+    return estimator, output
 
 
-def _attributes(estimator: Any, chance: list[str]) -> list[Any]:
-    return [value for name, value in vars(estimator).items() if name not in chance]
-
-
-def _any_lost(*parts: Part | None) -> bool:
+def any_lost(*parts: Part | None) -> bool:
+    """Say whether one of some parts cannot be shared."""
     return any(part is not None and part.lost for part in parts)
 
 
-def _of_rows(table: Table, params: dict[str, Any], indices: np.ndarray) -> dict[str, Any]:
-    found: dict[str, Any] = validation._check_method_params(table.X, params=params, indices=indices) if params else {}
-    return found
-
-
-def _own(estimator: Any, X: Any) -> Any:
-    """Return rows that an estimator may write to, if it asks for that."""
-    params = estimator.get_params(deep=True) if hasattr(estimator, "get_params") else {}
-    wanted = {"copy": False, "copy_X": False, "copy_x": False, "overwrite_X": True}
-    for name, value in params.items():
-        if wanted.get(name.rpartition("__")[2]) is value and value is not None and hasattr(X, "copy"):
-            return X.copy()
-    return X
-
-
-def _frozen(output: Any) -> Any:
-    """Return what several will read such that nobody writes to it."""
-    for array in (output.data,) if issparse(output) else (output,):
-        if isinstance(array, np.ndarray) and array.flags.owndata:
-            array.flags.writeable = False
-    return output
-
-
 # -- candidates --------------------------------------------------------------------------------------------------------
-
-
-class _Told(dict[str, Any]):
-    """Parameters that are set already, and are only to be printed."""
-
-    def __sklearn_clone__(self) -> dict[str, Any]:
-        return {}
 
 
 class _Revealing:
@@ -275,98 +286,125 @@ class _Revealing:
 
 
 def evaluated(
-    setting: Setting, table: Table, fold: Fold, candidates: Sequence[Candidate], part: Part | None = None, *seen: Part
+    setting: Setting,
+    table: Table,
+    fold: Fold,
+    there: Cut | None,
+    candidates: Sequence[Candidate],
+    part: Part | None = None,
+    *seen: Part,
 ) -> list[Score]:
     """Fit and score candidates that begin with the same part, each from where the one before it ended, if it has a path."""
-    shared = part if part is not None and not _any_lost(part, *seen) else None
+    shared = None if any_lost(part, *seen) else part
     scores: list[Score] = []
     with at_work(setting):
+        try_ = _Trial(setting, table, fold, there, shared, seen, keep=len(candidates) > 1)
         for candidate in candidates:
             before = _ended(scores[-1].fitted) if scores else None
-            score = _one(setting, table, fold, candidate, shared, seen, before, keep=len(candidates) > 1)
+            score = try_(candidate, before)
             if before is not None and _ended(score.fitted) is None:  # it is no better off than it would have been
-                score = _one(setting, table, fold, candidate, shared, seen, None, keep=True)
+                score = try_(candidate, None)
             scores.append(score)
-    return [replace(score, fitted=None) for score in scores]
+    return [replace(score, fitted=None) for score in scores] if len(scores) > 1 else scores
 
 
-def _one(
-    setting: Setting,
-    table: Table,
-    fold: Fold,
-    candidate: Candidate,
-    part: Part | None,
-    seen: Sequence[Part],
-    before: Any,
-    keep: bool,
-) -> Score:
-    estimator = clone(setting.estimator)
-    if before is not None or part is not None:
-        estimator.set_params(**clone(candidate.params, safe=False))
-    if before is not None:
-        _begun(_final(estimator), before)
-    if part is not None:
-        with contextlib.suppress(Exception):
-            score = _with_part(setting, table, fold, candidate, estimator, part, seen, keep)
-            if score.out["fit_error"] is None:
-                return score
-        return _one(setting, table, fold, candidate, None, seen, before, keep)
-    return _scored(setting, table, fold, candidate, estimator, setting.scorer, keep)
+@dataclass(frozen=True)
+class _Trial:
+    """Fits and scores a candidate on a fold: with the part that is there, else on the rows that are cut, else as scikit-learn.
+
+    What succeeds is the same all three ways. What fails is left to scikit-learn, with all that belongs to it.
+    """
+
+    setting: Setting
+    table: Table
+    fold: Fold
+    there: Cut | None
+    part: Part | None
+    seen: Sequence[Part]
+    keep: bool
+
+    def __call__(self, candidate: Candidate, before: Any) -> Score:
+        """Fit and score a candidate; ``before`` is a fit of the path to go on from."""
+        if self.part is not None:
+            with contextlib.suppress(Exception):
+                return self._with_part(candidate, before, self.part)
+        if self.there is not None:
+            with contextlib.suppress(Exception):
+                return self._quick(self._estimator(candidate, before), self.there, self.setting.scorer)
+        return self._plainly(candidate, before)
+
+    def _estimator(self, candidate: Candidate, before: Any) -> Any:
+        estimator = clone(self.setting.estimator).set_params(**clone(candidate.params, safe=False))
+        if before is not None:
+            _begun(_final(estimator), before)
+        return estimator
+
+    def _with_part(self, candidate: Candidate, before: Any, part: Part) -> Score:
+        """Fit a pipeline whose first steps are given."""
+        estimator = self._estimator(candidate, before)
+        stands = [Given(fitted) for fitted in part.fitted]
+        places = [i for i, (_, step) in enumerate(estimator.steps) if hasattr(step, "fit")][: len(stands)]
+        whole = places[-1] == len(estimator.steps) - 1
+        stands[-1].output = part.output if whole else _own(estimator.steps[-1][1], part.output)
+        numbers = self.fold.test, self.fold.train
+        stands[-1].known = tuple((number, there.output) for number, there in zip(numbers, self.seen, strict=False))
+        steps = list(estimator.steps)
+        for place, stand in zip(places, stands, strict=True):
+            steps[place] = steps[place][0], stand
+        estimator.steps = steps
+        plain = self.setting.plain
+        table = replace(self.table, X=rows(_num_samples(self.table.X))) if plain else self.table
+        there = self.there if self.there is not None and not plain else _cut(self.setting, table, self.fold)
+        score = self._quick(estimator, there, self.setting.scorer if plain else _Revealing(self.setting.scorer))
+        score.out["fit_time"] += part.seconds
+        score.out["score_time"] += self.seen[0].seconds if plain else 0.0
+        return replace(score, given=len(stands))
+
+    def _quick(self, estimator: Any, there: Cut, scorer: Any) -> Score:
+        """Fit and score; raise if anything is out of the ordinary."""
+        start = time.time()
+        labels = () if there.y_train is None else (there.y_train,)
+        estimator.fit(_own(estimator, there.X_train), *labels, **there.fit_params)
+        fitted = time.time()
+        labels = () if there.y_test is None else (there.y_test,)
+        out = {"fit_error": None, "test_scores": _numbers(scorer(estimator, there.X_test, *labels, **there.score_test))}
+        out |= {"n_test_samples": len(self.fold.test), "fit_time": fitted - start, "score_time": time.time() - fitted}
+        if self.setting.options["return_train_score"]:
+            labels = () if there.y_train is None else (there.y_train,)
+            out["train_scores"] = _numbers(scorer(estimator, there.X_train, *labels, **there.score_train))
+        return Score(out, 0, estimator if self.keep else None)
+
+    def _plainly(self, candidate: Candidate, before: Any) -> Score:
+        """Fit and score by scikit-learn's own function."""
+        estimator = clone(self.setting.estimator) if before is None else self._estimator(candidate, before)
+        out = validation._fit_and_score(
+            estimator,
+            self.table.X,
+            self.table.y,
+            scorer=self.setting.scorer,
+            train=self.fold.train,
+            test=self.fold.test,
+            parameters=candidate.params,
+            fit_params=self.table.fit_params,
+            score_params=self.table.score_params,
+            return_n_test_samples=True,
+            return_times=True,
+            return_estimator=self.keep,
+            split_progress=(self.fold.number, self.fold.count),
+            candidate_progress=(candidate.number, candidate.count),
+            **self.setting.options,
+        )
+        return Score(out, 0, out.pop("estimator", None) if out["fit_error"] is None else None)
 
 
-def _with_part(
-    setting: Setting,
-    table: Table,
-    fold: Fold,
-    candidate: Candidate,
-    estimator: Pipeline,
-    part: Part,
-    seen: Sequence[Part],
-    keep: bool,
-) -> Score:
-    """Fit and score a pipeline whose first steps are given."""
-    stands = [Given(fitted) for fitted in part.fitted]
-    numbers = (fold.test, fold.train)
-    stands[-1].output = part.output
-    stands[-1].known = tuple((number, there.output) for number, there in zip(numbers, seen, strict=False))
-    places = [i for i, (_, step) in enumerate(estimator.steps) if hasattr(step, "fit")][: len(stands)]
-    if places[-1] < len(estimator.steps) - 1:
-        stands[-1].output = _own(estimator.steps[-1][1], part.output)
-    steps = list(estimator.steps)
-    for place, stand in zip(places, stands, strict=True):
-        steps[place] = steps[place][0], stand
-    estimator.steps = steps
-    scorer = setting.scorer
-    if setting.plain:
-        table = replace(table, X=rows(_num_samples(table.X)))
-    else:
-        scorer = _Revealing(scorer)
-    score = _scored(setting, table, fold, replace(candidate, params=_Told(candidate.params)), estimator, scorer, keep)
-    score.out["fit_time"] += part.seconds
-    score.out["score_time"] += seen[0].seconds if setting.plain else 0.0
-    return replace(score, given=len(stands))
-
-
-def _scored(setting: Setting, table: Table, fold: Fold, candidate: Candidate, estimator: Any, scorer: Any, keep: bool) -> Score:
-    """Fit and score, as scikit-learn does it."""
-    out = validation._fit_and_score(
-        estimator,
-        table.X,
-        table.y,
-        scorer=scorer,
-        train=fold.train,
-        test=fold.test,
-        parameters=candidate.params,
-        fit_params=table.fit_params,
-        score_params=table.score_params,
-        return_n_test_samples=True,
-        return_times=True,
-        return_estimator=keep,
-        split_progress=(fold.number, fold.count),
-        candidate_progress=(candidate.number, candidate.count),
-        **setting.options,
-    )
-    return Score(out, 0, out.pop("estimator", None) if out["fit_error"] is None else None)
+def _numbers(scores: Any) -> Any:
+    """Return scores as numbers of Python."""
+    if isinstance(scores, dict):
+        return {name: _numbers(score) for name, score in scores.items()}
+    score = scores.item() if hasattr(scores, "item") else scores
+    if not isinstance(score, numbers.Number):
+        raise TypeError("not a number")
+    return score
 
 
 def _final(estimator: Any) -> Any:
