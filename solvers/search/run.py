@@ -43,7 +43,7 @@ class Place:
 
     def _threads(self, jobs: int | None) -> int:
         if self.client is not None:
-            return max(1, sum(self.client.nthreads().values()))
+            return max(1, int(sum(self.client.nthreads().values())))
         if self.kind not in ("dask.threaded", "dask.multiprocessing"):
             return 1
         if self.kind == "dask.multiprocessing":

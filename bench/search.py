@@ -1,0 +1,135 @@
+"""Search: hyper-parameter search that fits nothing twice, beside scikit-learn's own with as many jobs.
+
+Three problems. The document's: 10 000 × 500 rows, PCA and then logistic regression, 18 candidates on 3 folds, of which 9 PCA
+fits are distinct. A grid over one estimator, where there is nothing to share and nothing may be lost. And 10 000 candidates of
+an estimator that does nothing, where all there is is overhead.
+
+Both searches have two threads or processes, and each of these one thread of BLAS. They run by turns; ratios are medians of
+those within a round. Fits of PCA are counted by a PCA that counts.
+
+Run ``python bench/search.py``; ``--rounds N``, ``--quick`` for small sizes, ``--write`` to put the table into docs/search.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measure import machine, write_into
+from sklearn import model_selection as theirs
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.datasets import make_classification
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+
+from solvers.search import GridSearchCV
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "search.md"
+JOBS = 2
+
+
+class Nothing(ClassifierMixin, BaseEstimator):
+    """An estimator that does nothing."""
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+
+    def fit(self, X: Any, y: Any) -> Nothing:
+        self.classes_ = np.array([0, 1])
+        return self
+
+    def score(self, X: Any, y: Any) -> float:
+        return float(self.number)
+
+
+def document(quick: bool, solver: str) -> tuple[Any, dict[str, Any], Any, Any]:
+    """Return the pipeline of the document, with the solver that it had or with one of today's."""
+    rows, features, parts = (1_000, 50, [5, 10, 25]) if quick else (10_000, 500, [50, 100, 250])
+    X, y = make_classification(rows, features, n_redundant=features // 2, random_state=42)
+    model = LogisticRegression(solver=solver, random_state=0, max_iter=100)
+    l1 = [0.0, 1.0] if solver != "liblinear" else None
+    grid = {"pca__n_components": parts, "model__C": [1e-4, 1.0, 1e4]}
+    grid |= {"model__penalty": ["l1", "l2"]} if l1 is None else {"model__l1_ratio": l1}
+    return Pipeline([("pca", PCA()), ("model", model)]), grid, X, y
+
+
+def single(quick: bool) -> tuple[Any, dict[str, Any], Any, Any]:
+    """Return a grid over one estimator."""
+    rows, features = (2_000, 20) if quick else (20_000, 100)
+    X, y = make_classification(rows, features, random_state=42)
+    return LogisticRegression(max_iter=200), {"C": np.geomspace(1e-3, 1e3, 12).tolist()}, X, y
+
+
+def nothing(quick: bool) -> tuple[Any, dict[str, Any], Any, Any]:
+    """Return many candidates of an estimator that does nothing."""
+    rng = np.random.default_rng(0)
+    return Nothing(), {"number": list(range(500 if quick else 10_000))}, rng.random((60, 3)), np.arange(60) % 2
+
+
+def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    search = run()
+    return time.perf_counter() - start, search
+
+
+def compare(problem: tuple[Any, dict[str, Any], Any, Any], rounds: int) -> tuple[list[float], list[float], Any, Any]:
+    """Return seconds of ours and of theirs, by turns, and both searches."""
+    estimator, grid, X, y = problem
+    mine: list[float] = []
+    other: list[float] = []
+    GridSearchCV(estimator, {name: values[:1] for name, values in grid.items()}, cv=3, n_jobs=JOBS).fit(X, y)
+    for _ in range(rounds):
+        took, ours = seconds(lambda: GridSearchCV(estimator, grid, cv=3, n_jobs=JOBS).fit(X, y))
+        mine.append(took)
+        took, their = seconds(lambda: theirs.GridSearchCV(estimator, grid, cv=3, n_jobs=JOBS).fit(X, y))
+        other.append(took)
+    return mine, other, ours, their
+
+
+def line(name: str, mine: list[float], other: list[float], ours: Any, their: Any) -> str:
+    """Return a row of the table."""
+    ratio = statistics.median(b / a for a, b in zip(mine, other, strict=True))
+    off = float(np.nanmax(np.abs(ours.cv_results_["mean_test_score"] - their.cv_results_["mean_test_score"])))
+    same = "yes" if ours.best_params_ == their.best_params_ else "no"
+    savings = ours.explain()
+    fits = f"{sum(savings.plain.values())} → {sum(savings.done.values())}"
+    each = statistics.median(mine) / (savings.candidates * savings.folds) * 1e6
+    a, b = statistics.median(mine), statistics.median(other)
+    return f"| {name} | {fits} | {a:.2f} | {b:.2f} | {ratio:.2f} | {each:.0f} | {same}, {off:.1e} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument("--only", help="run the problems whose name has this in it")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/search.md")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    problems = {
+        "the document's, liblinear": lambda: document(options.quick, "liblinear"),
+        "the document's, saga": lambda: document(options.quick, "saga"),
+        "one estimator": lambda: single(options.quick),
+        "nothing to do": lambda: nothing(options.quick),
+    }
+    lines = [
+        "| problem | fits, plain → done | seconds | scikit-learn | ratio | µs a candidate and fold | same best; scores differ by |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, problem in problems.items():
+        if options.only is None or options.only in name:
+            lines.append(line(name, *compare(problem(), options.rounds)))
+            print(lines[-1], flush=True)
+    if options.write:
+        write_into(PAGE, "search", [*lines, "", f"{machine()}; {JOBS} jobs, medians of {options.rounds} rounds."])
+
+
+if __name__ == "__main__":
+    main()

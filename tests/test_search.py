@@ -1,0 +1,589 @@
+"""Searches: scikit-learn's results, with fewer fits. scikit-learn's own tests of its searches are run by bench/search_conformance.py."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import threading
+import warnings
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any, ClassVar
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import scipy.sparse
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sklearn import model_selection as theirs
+from sklearn import set_config
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
+from sklearn.compose import ColumnTransformer, make_column_selector
+from sklearn.datasets import load_iris, make_classification, make_regression
+from sklearn.decomposition import PCA
+from sklearn.exceptions import FitFailedWarning, NotFittedError
+from sklearn.feature_selection import SelectKBest, SelectPercentile
+from sklearn.frozen import FrozenEstimator
+from sklearn.kernel_approximation import RBFSampler
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, KFold, ShuffleSplit
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, PolynomialFeatures, StandardScaler, TargetEncoder
+from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeClassifier
+
+import solvers
+from solvers.search import GridSearchCV, HalvingGridSearchCV, RandomizedSearchCV
+from solvers.search.draws import Watched
+from solvers.search.tokens import token
+
+X, Y = make_classification(150, 8, n_redundant=3, random_state=42)
+
+FITS: Counter[str] = Counter()
+LOCK = threading.Lock()
+
+
+def counted(name: str) -> None:
+    with LOCK:
+        FITS[name] += 1
+
+
+@pytest.fixture(autouse=True)
+def _from_zero() -> Iterator[None]:
+    FITS.clear()
+    with dask.config.set(scheduler="threads"):  # whatever client there may be
+        yield
+
+
+class CountingPCA(PCA):
+    """A PCA whose fits are counted."""
+
+    def fit(self, X: Any, y: Any = None) -> Any:
+        counted("pca")
+        return super().fit(X, y)
+
+    def fit_transform(self, X: Any, y: Any = None) -> Any:
+        counted("pca")
+        return super().fit_transform(X, y)
+
+
+class Counting(TransformerMixin, BaseEstimator):
+    """A transformer of that name whose fits are counted."""
+
+    def __init__(self, name: str = "", shift: float = 0.0) -> None:
+        self.name, self.shift = name, shift
+
+    def fit(self, X: Any, y: Any = None) -> Any:
+        counted(self.name)
+        self.mean_ = np.asarray(X).mean(axis=0)
+        return self
+
+    def transform(self, X: Any) -> Any:
+        return X - self.mean_ + self.shift
+
+
+def same_results(mine: Any, other: Any, tol: float = 1e-12) -> None:
+    """Hold two searches to the same results: keys, their order, dtypes, and values but for times."""
+    assert list(mine.cv_results_) == list(other.cv_results_)
+    for name, expected in other.cv_results_.items():
+        found = mine.cv_results_[name]
+        if name == "params":
+            assert [sorted(map(str, one.items())) for one in found] == [sorted(map(str, one.items())) for one in expected]
+            continue
+        assert found.dtype == expected.dtype, name
+        assert type(found) is type(expected), name
+        if "time" in name:
+            assert (found >= 0).all()
+        elif found.dtype == object:
+            assert [str(value) for value in found] == [str(value) for value in expected], name
+        else:
+            np.testing.assert_allclose(found, expected, rtol=0, atol=tol, err_msg=name)
+    for name in ("best_index_", "best_score_", "n_splits_", "multimetric_"):
+        assert hasattr(mine, name) == hasattr(other, name)
+        if hasattr(other, name):
+            assert getattr(mine, name) == pytest.approx(getattr(other, name), abs=tol)
+    assert str(getattr(mine, "best_params_", None)) == str(getattr(other, "best_params_", None))
+
+
+def both(estimator: Any, grid: Any, X: Any = X, y: Any = Y, *, tol: float = 1e-12, fit: Any = None, **options: Any) -> Any:
+    """Search with both, hold them to the same results, and return ours."""
+    options = {"cv": 3, **options}
+    mine = GridSearchCV(estimator, grid, **options).fit(X, y, **(fit or {}))
+    other = theirs.GridSearchCV(estimator, grid, **options).fit(X, y, **(fit or {}))
+    same_results(mine, other, tol)
+    return mine
+
+
+# -- what is shared ----------------------------------------------------------------------------------------------------
+
+
+def test_the_documents_problem_scaled_down() -> None:
+    """18 candidates on 3 folds share 9 fits of PCA, and one is of the refit."""
+    X, y = make_classification(300, 20, n_redundant=10, random_state=42)
+    pipeline = Pipeline([("pca", CountingPCA()), ("model", LogisticRegression(solver="saga", random_state=0, max_iter=50))])
+    grid = {"pca__n_components": [2, 5, 10], "model__C": [1e-4, 1.0, 1e4], "model__l1_ratio": [0.0, 1.0]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mine = GridSearchCV(pipeline, grid, cv=3).fit(X, y)
+        assert FITS["pca"] == 9 + 1
+        FITS.clear()
+        other = theirs.GridSearchCV(pipeline, grid, cv=3).fit(X, y)
+        assert FITS["pca"] == 54 + 1
+    same_results(mine, other)
+    np.testing.assert_array_equal(mine.best_estimator_.predict(X), other.best_estimator_.predict(X))
+    savings = mine.explain()
+    assert savings.plain == {"pca": 54, "model": 54}
+    assert savings.done == {"pca": 9, "model": 54}
+    assert "pca" in str(savings)
+
+
+def test_prefixes_are_shared_as_far_as_they_are_equal() -> None:
+    pipeline = Pipeline([("a", Counting("a")), ("b", Counting("b")), ("model", KNeighborsClassifier())])
+    both(pipeline, {"b__shift": [0.0, 1.0], "model__n_neighbors": [1, 3, 5]}, refit=False)
+    assert FITS == {"a": 3 + 18, "b": 6 + 18}  # the second is scikit-learn's
+
+
+def test_a_step_after_one_that_differs_is_not_shared() -> None:
+    pipeline = Pipeline([("a", Counting("a")), ("b", Counting("b")), ("model", KNeighborsClassifier())])
+    GridSearchCV(pipeline, {"a__shift": [0.0, 1.0]}, cv=3, refit=False).fit(X, Y)
+    assert FITS == {"a": 6, "b": 6}
+
+
+def test_members_of_unions_are_shared() -> None:
+    union = FeatureUnion([("a", Counting("a")), ("k", SelectKBest())], transformer_weights={"a": 2.0})
+    pipeline = Pipeline([("union", union), ("model", LogisticRegression())])
+    both(pipeline, {"union__k__k": [1, 2, 3]}, refit=False, return_train_score=True)
+    assert FITS["a"] == 3 + 9
+
+
+def test_members_of_column_transformers_are_shared() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X[:, :4], columns=list("abcd"))
+    columns = [
+        ("x", Counting("x"), ["a", "b"]),
+        ("k", SelectPercentile(), make_column_selector(pattern="[cd]")),
+        ("gone", "drop", ["d"]),
+        ("none", StandardScaler(), []),
+    ]
+    pipeline = Pipeline([("columns", ColumnTransformer(columns, remainder="passthrough")), ("model", LogisticRegression())])
+    both(pipeline, {"columns__k__percentile": [50, 100], "columns__x__shift": [0.0, 1.0]}, frame, refit=False)
+    assert FITS["x"] == 6 + 12
+
+
+def test_nested_pipelines_are_shared() -> None:
+    inner = Pipeline([("a", Counting("a")), ("nothing", "passthrough"), ("b", Counting("b"))])
+    pipeline = Pipeline([("inner", inner), ("none", None), ("model", KNeighborsClassifier())])
+    both(pipeline, {"inner__b__shift": [0.0, 1.0], "model__n_neighbors": [1, 3]}, refit=False)
+    assert FITS == {"a": 3 + 12, "b": 6 + 12}
+
+
+def test_equal_candidates_are_one() -> None:
+    search = GridSearchCV(
+        make_pipeline(Counting("a"), LogisticRegression()), [{"counting__shift": [0.0, 0.0]}] * 2, cv=3, refit=False
+    )
+    assert len(search.fit(X, Y).cv_results_["params"]) == 4
+    assert FITS["a"] == 3
+    tree = DecisionTreeClassifier(random_state=0)
+    assert GridSearchCV(tree, {"max_depth": [2, 2, 3]}, cv=3).fit(X, Y).explain().done == {"": 6}
+
+
+@pytest.mark.parametrize("state", [None, np.random.RandomState(0)], ids=["none", "generator"])
+def test_what_would_be_different_draws_is_not_shared(state: Any) -> None:
+    """Each candidate draws its own features, where a plain search would; a seed makes them one."""
+    drawn: list[Any] = []
+
+    class Sampler(RBFSampler):
+        def fit(self, X: Any, y: Any = None) -> Any:
+            super().fit(X, y)
+            drawn.append(self.random_offset_.tobytes())
+            return self
+
+    grid = {"model__C": [0.1, 1.0, 10.0]}
+    pipeline = Pipeline([("draw", Sampler(n_components=5, random_state=state)), ("model", LogisticRegression())])
+    search = GridSearchCV(pipeline, grid, cv=2, refit=False).fit(X, Y)
+    assert search.explain().done["draw"] >= 6
+    if state is None:
+        assert len(set(drawn)) == len(drawn) >= 6
+    else:
+        same_results(search, theirs.GridSearchCV(pipeline, grid, cv=2, refit=False).fit(X, Y))
+    drawn.clear()
+    pipeline.set_params(draw__random_state=0)
+    both(pipeline, grid, cv=2, refit=False)
+    assert len(drawn) == 2 + 6
+
+
+def test_generators_are_watched() -> None:
+    for draw in (lambda w: w.rand(), lambda w: w.randint(3), pickle.dumps, lambda w: deepcopy(w).normal()):
+        watched = Watched()
+        assert not watched.used
+        draw(watched)
+        assert watched.used
+
+
+def test_tokens_tell_estimators_apart() -> None:
+    assert token(make_pipeline(PCA(2))) == token(clone(make_pipeline(PCA(2))))
+    assert token({"a": 1}) != token({"a": True})
+    assert token(StandardScaler()) != token(StandardScaler().set_output(transform="pandas"))
+    fitted = [FrozenEstimator(PCA(2).fit(X[:k])) for k in (20, 30)]
+    assert token(fitted[0]) != token(fitted[1])
+    assert token(KFold(3)) == token(KFold(3)) != token(KFold(4))
+    assert token(ShuffleSplit(random_state=None)) != token(ShuffleSplit(random_state=None))
+    assert token(np.arange(3)) != token(np.arange(4))
+
+
+def test_intermediate_results_are_dropped() -> None:
+    """When a fit ends, what fits before it have made for others is gone."""
+    alive: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+    most: list[int] = []
+
+    class Made(np.ndarray):
+        pass
+
+    class Making(Counting):
+        def transform(self, X: Any) -> Any:
+            made = super().transform(X).view(Made)
+            gc.collect()
+            alive[id(made)] = made
+            most.append(len(alive))
+            return made
+
+    pipeline = Pipeline([("a", Making("a")), ("model", KNeighborsClassifier())])
+    grid = {"a__shift": list(range(12)), "model__n_neighbors": [1, 3]}
+    with dask.config.set(scheduler="sync"):
+        GridSearchCV(pipeline, grid, cv=3, refit=False).fit(X, Y)
+    assert FITS["a"] == 36
+    assert max(most) <= 8  # of 72
+    gc.collect()
+    assert not alive
+
+
+# -- scikit-learn's answers --------------------------------------------------------------------------------------------
+
+
+def steps_of(draw: Any) -> list[tuple[str, Any, dict[str, list[Any]]]]:
+    """Draw transformers, and values of their parameters."""
+    pool = [
+        (StandardScaler(), {"with_mean": [True, False]}),
+        (MinMaxScaler(), {"feature_range": [(0, 1), (-1, 1)]}),
+        (PCA(), {"n_components": [2, 3], "whiten": [True, False]}),
+        (SelectKBest(), {"k": [2, 3]}),
+        (PolynomialFeatures(include_bias=False), {"degree": [1, 2]}),
+        (FunctionTransformer(np.abs), {}),
+        (FeatureUnion([("s", StandardScaler()), ("p", PCA(2, random_state=0))]), {"p__n_components": [1, 2]}),
+        (Pipeline([("m", MinMaxScaler()), ("p", PCA())]), {"p__n_components": [2, 3], "m": ["passthrough", StandardScaler()]}),
+        (
+            ColumnTransformer([("f", StandardScaler(), [0, 1]), ("l", PCA(1), slice(1, 3))], remainder="passthrough"),
+            {"l__n_components": [1, 2]},
+        ),
+        ("passthrough", {}),
+        (RBFSampler(n_components=4), {"random_state": [0, 1]}),
+    ]
+    some = draw(st.lists(st.sampled_from(range(len(pool))), min_size=1, max_size=3))
+    return [(f"s{i}", *pool[k]) for i, k in enumerate(some)]
+
+
+@st.composite
+def pipelines(draw: Any) -> tuple[Any, dict[str, list[Any]]]:
+    steps, grid = [], {}
+    for name, estimator, values in steps_of(draw):
+        steps.append((name, deepcopy(estimator)))
+        for parameter, all_ in values.items():
+            if draw(st.booleans()):
+                grid[f"{name}__{parameter}"] = all_
+    model, values = draw(
+        st.sampled_from(
+            [
+                (LogisticRegression(), {"C": [0.1, 10.0]}),
+                (DecisionTreeClassifier(random_state=0), {"max_depth": [1, 3]}),
+                (KNeighborsClassifier(), {"n_neighbors": [1, 5]}),
+                (SVC(), {"kernel": ["rbf", "linear"]}),
+            ]
+        )
+    )
+    grid |= {f"model__{name}": all_ for name, all_ in values.items()}
+    return Pipeline([*steps, ("model", deepcopy(model))]), grid
+
+
+@given(case=pipelines(), train=st.booleans(), scoring=st.sampled_from([None, "accuracy", ["accuracy", "f1"]]))
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_generated_pipelines_have_the_same_results(case: Any, train: bool, scoring: Any) -> None:
+    pipeline, grid = case
+    some = X[:60, :5], Y[:60]
+    options = {"refit": "f1" if isinstance(scoring, list) else True, "scoring": scoring, "return_train_score": train}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mine = both(pipeline, grid, *some, tol=1e-9, **options)
+    savings = mine.explain()
+    assert sum(savings.done.values()) <= sum(savings.plain.values())
+    assert set(vars(clone(mine))) == set(clone(mine).get_params(deep=False))
+
+
+class Failing(ClassifierMixin, BaseEstimator):
+    """A classifier that fails for some parameters."""
+
+    def __init__(self, bad: bool = False) -> None:
+        self.bad = bad
+
+    def fit(self, X: Any, y: Any) -> Any:
+        if self.bad:
+            raise ValueError("it is bad")
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, X: Any) -> Any:
+        return np.full(len(X), self.classes_[0])
+
+
+@pytest.mark.parametrize("score", [np.nan, -3.0])
+@pytest.mark.parametrize("piped", [True, False])
+def test_a_candidate_that_fails(score: float, piped: bool) -> None:
+    estimator = Pipeline([("a", Counting("a")), ("model", Failing())]) if piped else Failing()
+    grid = {"model__bad" if piped else "bad": [False, True], **({"a__shift": [0.0, 1.0]} if piped else {})}
+    with pytest.warns(FitFailedWarning, match="it is bad"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "One or more of the test scores")
+        both(estimator, grid, error_score=score)
+
+
+def test_a_step_that_fails() -> None:
+    pipeline = Pipeline([("pca", PCA()), ("model", LogisticRegression())])
+    grid = {"pca__n_components": [2, 99], "model__C": [0.1, 1.0]}
+    with pytest.warns(FitFailedWarning, match="n_components=99"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "One or more of the test scores")
+        both(pipeline, grid)
+    with pytest.raises(ValueError, match="n_components=99"):
+        GridSearchCV(pipeline, grid, error_score="raise").fit(X, Y)
+    with pytest.raises(ValueError, match="All the 6 fits failed"):
+        GridSearchCV(pipeline, {"pca__n_components": [99, 98]}, cv=3).fit(X, Y)
+
+
+def test_a_scorer_that_looks_at_the_estimator_sees_its_steps() -> None:
+    def components(estimator: Any, X: Any, y: Any) -> dict[str, float]:
+        assert type(estimator[0]) is CountingPCA
+        return {"n": estimator[0].n_components_, "rows": len(X), "right": estimator.score(X, y)}
+
+    pipeline = Pipeline([("pca", CountingPCA()), ("model", LogisticRegression())])
+    grid = {"pca__n_components": [2, 3], "model__C": [0.1, 1.0]}
+    both(pipeline, grid, scoring=components, refit="right", return_train_score=True)
+    assert FITS["pca"] == 6 + 1 + 12 + 1
+
+
+def test_fit_parameters_groups_and_weights() -> None:
+    weights = np.random.default_rng(0).random(len(Y))
+    groups = np.arange(len(Y)) % 5
+    both(LogisticRegression(), {"C": [0.1, 1.0]}, cv=GroupKFold(3), fit={"sample_weight": weights, "groups": groups})
+    pipeline = Pipeline([("scale", StandardScaler()), ("model", LogisticRegression())])
+    grid = {"model__C": [0.1, 1.0], "scale__with_mean": [True, False]}
+    mine = both(pipeline, grid, fit={"model__sample_weight": weights, "scale__sample_weight": weights})
+    assert mine.explain().done["scale"] == 6
+
+
+def test_routed_metadata() -> None:
+    weights = np.random.default_rng(0).random(len(Y))
+    set_config(enable_metadata_routing=True)
+    try:
+        model = LogisticRegression().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        pipeline = Pipeline([("scale", StandardScaler().set_fit_request(sample_weight=True)), ("model", model)])
+        grid = {"model__C": [0.1, 1.0], "scale__with_mean": [True, False]}
+        both(pipeline, grid, fit={"sample_weight": weights})
+        both(pipeline, grid)
+    finally:
+        set_config(enable_metadata_routing=False)
+
+
+@pytest.mark.parametrize("refit", [True, False, lambda results: 1], ids=["true", "false", "callable"])
+def test_refit(refit: Any) -> None:
+    mine = both(LogisticRegression(), {"C": [0.1, 1.0, 10.0]}, refit=refit)
+    assert hasattr(mine, "best_estimator_") == bool(refit)
+
+
+def test_transformers_that_fit_and_transform_otherwise_than_one_after_the_other() -> None:
+    """A TargetEncoder encodes the rows it is fitted on by others; train scores are of plain transforms."""
+    words = np.random.default_rng(0).integers(0, 6, (150, 2)).astype(str).astype(object)
+    pipeline = Pipeline([("encode", TargetEncoder(random_state=0)), ("model", LogisticRegression())])
+    both(pipeline, {"model__C": [0.01, 1.0]}, words, return_train_score=True)
+
+
+def test_estimators_that_write_to_their_rows_hurt_nobody() -> None:
+    class Writing(Counting):
+        def fit(self, X: Any, y: Any = None) -> Any:
+            super().fit(X, y)
+            X *= 0.5
+            return self
+
+    pipeline = Pipeline([("a", StandardScaler()), ("b", StandardScaler(copy=False)), ("model", LogisticRegression())])
+    both(pipeline, {"b__with_std": [True, False], "model__C": [0.1, 1.0]})
+    pipeline = Pipeline([("a", StandardScaler()), ("b", Writing("b")), ("model", LogisticRegression())])
+    both(pipeline, {"b__shift": [0.0, 1.0], "model__C": [0.1, 1.0]})
+    before = X.copy()
+    GridSearchCV(pipeline, {"model__C": [0.1, 1.0]}, cv=3, refit=False).fit(X, Y)
+    np.testing.assert_array_equal(X, before)
+
+
+def test_square_and_sparse_and_listed_rows() -> None:
+    square = X @ X.T
+    both(SVC(), {"kernel": ["precomputed", "rbf"]}, square)
+    both(SVC(kernel="precomputed"), {"kernel": ["precomputed", "rbf"]}, square)
+    sparse = scipy.sparse.csr_matrix(np.where(X > 0, X, 0.0))
+    pipeline = Pipeline([("scale", StandardScaler(with_mean=False)), ("model", LogisticRegression())])
+    mine = both(pipeline, {"model__C": [0.1, 1.0]}, sparse)
+    assert mine.explain().done["scale"] == 3
+    both(pipeline, {"model__C": [0.1, 1.0]}, X.tolist(), Y.tolist())
+
+
+def test_frames_keep_their_names() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X, columns=[f"x{i}" for i in range(X.shape[1])])
+    pipeline = Pipeline([("scale", StandardScaler()), ("pca", PCA(2)), ("model", LogisticRegression())]).set_output(
+        transform="pandas"
+    )
+    mine = both(pipeline, {"model__C": [0.1, 1.0]}, frame, pandas.Series(Y))
+    assert list(mine.feature_names_in_) == list(frame.columns)
+    assert mine.n_features_in_ == X.shape[1]
+
+
+def test_memory_and_verbose_pipelines_are_left_alone(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline = Pipeline([("a", PCA(2)), ("model", LogisticRegression())], memory=str(tmp_path))
+    both(pipeline, {"model__C": [0.1, 1.0]})
+    both(LogisticRegression(), {"C": [1.0]}, verbose=2)
+    assert "[CV] END ..." in capsys.readouterr().out
+
+
+def test_searches_nest_pickle_and_clone() -> None:
+    inner = GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, cv=2)
+    mine = both(make_pipeline(StandardScaler(), inner), {"gridsearchcv__cv": [2, 3]})
+    again = pickle.loads(pickle.dumps(mine))
+    np.testing.assert_array_equal(again.predict(X), mine.predict(X))
+    assert str(again.explain()) == str(mine.explain())
+    with pytest.raises(NotFittedError):
+        clone(mine).explain()
+    scores = theirs.cross_val_score(make_pipeline(StandardScaler(), inner), X, Y, cv=2)
+    assert scores.shape == (2,)
+
+
+def test_randomised_and_halving_searches() -> None:
+    pipeline = Pipeline([("pca", CountingPCA()), ("model", DecisionTreeClassifier(random_state=0))])
+    grid = {"pca__n_components": [2, 3], "model__max_depth": [1, 2, 3]}
+    options: dict[str, Any] = {"cv": 3, "random_state": 0, "return_train_score": True}
+    same_results(
+        RandomizedSearchCV(pipeline, grid, n_iter=4, **options).fit(X, Y),
+        theirs.RandomizedSearchCV(pipeline, grid, n_iter=4, **options).fit(X, Y),
+    )
+    FITS.clear()
+    mine = HalvingGridSearchCV(pipeline, grid, **options).fit(X, Y)
+    assert FITS["pca"] == sum(mine.explain().done[name] for name in ["pca"]) + 1 < mine.explain().plain["pca"]
+    other = theirs.HalvingGridSearchCV(pipeline, grid, **options).fit(X, Y)
+    same_results(mine, other)
+    assert mine.n_candidates_ == other.n_candidates_
+
+
+# -- where it runs -----------------------------------------------------------------------------------------------------
+
+
+PIPELINE = Pipeline([("pca", PCA()), ("model", LogisticRegression())])
+GRID = {"pca__n_components": [2, 3], "model__C": [0.1, 1.0]}
+
+
+@pytest.mark.parametrize("scheduler", ["sync", "threads", "processes"])
+def test_local_schedulers(scheduler: str) -> None:
+    with dask.config.set(scheduler=scheduler):
+        mine = both(PIPELINE, GRID, n_jobs=2 if scheduler != "sync" else None)
+    assert mine.explain().done["pca"] == 6
+
+
+def test_a_cluster(client: Any) -> None:
+    dask.config.set(scheduler=None)
+    mine = both(PIPELINE, GRID)
+    assert mine.explain().done["pca"] == 6
+    halved = HalvingGridSearchCV(PIPELINE, GRID, random_state=0, cv=3).fit(X, Y)
+    assert halved.best_params_ == theirs.HalvingGridSearchCV(PIPELINE, GRID, random_state=0, cv=3).fit(X, Y).best_params_
+    lazily = GridSearchCV(PIPELINE, GRID, cv=3).fit(da.from_array(X, chunks=(40, 8)), Y)
+    same_results(lazily, mine)
+    with pytest.raises(ValueError, match="n_components=99"):
+        GridSearchCV(PIPELINE, {"pca__n_components": [99]}, error_score="raise").fit(X, Y)
+
+
+def test_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    GridSearchCV(PIPELINE, GRID, cv=3, progress=True).fit(X, Y)
+    assert "12/12" in capsys.readouterr().err
+
+
+def test_rows_of_dask() -> None:
+    lazily = GridSearchCV(PIPELINE, GRID, cv=3, return_train_score=True).fit(
+        da.from_array(X, chunks=(40, 3)), da.from_array(Y, chunks=50)
+    )
+    same_results(lazily, theirs.GridSearchCV(PIPELINE, GRID, cv=3, return_train_score=True).fit(X, Y), 1e-9)
+
+
+# -- estimators of ours ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Ridge", "Lasso", "ElasticNet", "LogisticRegression", "PoissonRegressor", "HuberRegressor"])
+def test_paths_are_warm_and_end_where_cold_ones_do(name: str) -> None:
+    kind = getattr(solvers.estimators, name)
+    A, b = make_regression(120, 5, noise=5.0, random_state=0)
+    if name == "LogisticRegression":
+        b = (b > 0).astype(int)
+    if name == "PoissonRegressor":
+        b = np.random.default_rng(0).poisson(np.exp(b / 100))
+    grid = {("C" if name == "LogisticRegression" else "alpha"): [1e-3, 1e-2, 0.1, 1.0], "tol": [1e-9]}
+    both(kind(), grid, A, b, tol=1e-5)
+
+
+def test_a_warm_start_saves_iterations() -> None:
+    started: list[Any] = []
+
+    class Seen(solvers.LogisticRegression):
+        def _start(self) -> Any:
+            started.append(super()._start())
+            return started[-1]
+
+    pipeline = Pipeline([("scale", StandardScaler()), ("model", Seen())])
+    with dask.config.set(scheduler="sync"):
+        mine = both(pipeline, {"model__C": [0.1, 1.0, 10.0]}, tol=1e-6, refit=False, cv=2)
+    assert sum(start is not None for start in started) == 4  # two of three, on two folds; none of scikit-learn's
+    assert mine.explain().done == {"scale": 2, "model": 6}
+
+
+def test_estimators_of_ours_keep_lazy_rows_lazy() -> None:
+    class Lazy(solvers.LogisticRegression):
+        seen: ClassVar[list[Any]] = []
+
+        def fit(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None) -> Any:
+            self.seen.append(type(X))
+            return super().fit(X, y, sample_weight, offset)
+
+    lazily = GridSearchCV(Lazy(), {"C": [0.1, 1.0]}, cv=2).fit(da.from_array(X, chunks=(40, 8)), Y)
+    assert set(Lazy.seen) == {da.Array}
+    other = theirs.GridSearchCV(Lazy(), {"C": [0.1, 1.0]}, cv=2).fit(X, Y)
+    same_results(lazily, other, 1e-5)
+    assert lazily.explain().done == {"": 4}
+
+
+# -- what it shows -----------------------------------------------------------------------------------------------------
+
+
+def test_it_draws_what_is_shared(tmp_path: Any) -> None:
+    search = GridSearchCV(PIPELINE, GRID, cv=3).fit(X, Y)
+    search.visualize(tmp_path / "search.svg")
+    text = (tmp_path / "search.svg").read_text()
+    assert text.startswith("<?xml")
+    with pytest.raises(ValueError, match=r"must end in \.svg"):
+        search.visualize("search.pdf")
+
+
+def test_importing_solvers_imports_no_scikit_learn() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, solvers; print('sklearn' in sys.modules); solvers.GridSearchCV; print('sklearn' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False", "True"]
+
+
+def test_iris() -> None:
+    both(LogisticRegression(max_iter=500), {"C": [0.1, 1.0]}, *load_iris(return_X_y=True))
