@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow bench conformance docs lint format clean distclean
+.PHONY: help install demo test test-slow bench conformance search-conformance docs lint format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,10 +54,14 @@ bench: $(INSTALLED) ## run the benchmarks: ratios within one run, then timings t
 	$(VENV_PYTHON) bench/outofcore.py --rows 1000000 --gib 2
 	$(VENV_PYTHON) bench/solver_overhead.py
 	$(VENV_PYTHON) bench/consensus.py --rounds 1
+	$(VENV_PYTHON) bench/search.py --rounds 1
 	$(VENV_PYTHON) -m pytest bench --benchmark-only $(ARGS)
 
 conformance: $(INSTALLED) ## run dask's own array tests with graphopt, and list what fails only then
 	$(VENV_PYTHON) bench/conformance.py $(ARGS)
+
+search-conformance: $(INSTALLED) ## run scikit-learn's own tests of its searches with ours
+	$(VENV_PYTHON) bench/search_conformance.py $(ARGS)
 
 docs: $(DOCS_INSTALLED) ## build the documentation into docs/_build/html
 	$(VENV_PYTHON) -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html

@@ -120,7 +120,7 @@ def main() -> None:
         "nothing to do": lambda: nothing(options.quick),
     }
     lines = [
-        "| problem | fits, plain → done | seconds | scikit-learn | ratio | µs a candidate and fold | same best; scores differ by |",
+        "| search | fits: plain → done | seconds | scikit-learn | ratio | µs a candidate and fold | same best; scores off by |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, problem in problems.items():

@@ -7,12 +7,12 @@ node. A node that only one candidate has is worth nothing: such a candidate is f
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dask.base import tokenize
 from sklearn import get_config
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
@@ -163,7 +163,7 @@ def _node(
         source,
         tuple(n.key for _, n in inside),
     )
-    return Node(tokenize(hashed), name, estimator, before, params, columns, inner, tuple(inside))
+    return Node(hashlib.sha1(repr(hashed).encode()).hexdigest(), name, estimator, before, params, columns, inner, tuple(inside))
 
 
 def _kept(node: Node, uses: Counter[str]) -> Node:

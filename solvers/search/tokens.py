@@ -15,7 +15,6 @@ from __future__ import annotations
 import pickle
 import types
 import uuid
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -45,14 +44,14 @@ def token(value: Any) -> Any:
     >>> token(PCA(2, random_state=state)) == token(PCA(2, random_state=state))
     False
     """
-    kind = type(value)
+    kind = id(type(value))  # a class is itself; its name may be that of another
     if isinstance(value, _PLAIN):
         return kind, repr(value) if isinstance(value, (float, complex, np.generic)) else value
     if isinstance(value, _BY_NAME):
         return "object", id(value)  # a copy of one is itself, and the search holds it
     if isinstance(value, (list, tuple)):
         return kind, tuple(token(item) for item in value)
-    if isinstance(value, Mapping) and kind.__module__ == "builtins":
+    if type(value) is dict:
         return kind, tuple((token(key), token(item)) for key, item in value.items())
     if isinstance(value, np.ndarray) and value.dtype != object:
         return kind, tokenize(value)
@@ -67,7 +66,7 @@ def _of_estimator(value: Any) -> Any:
         return "object", id(value)  # a clone of it may be itself, with what it was fitted to
     params = value.get_params(deep=False)
     beside = value.__dict__.get("_sklearn_output_config"), value.__dict__.get("_metadata_request")
-    return kind, tuple((name, token(params[name])) for name in sorted(params)), *map(_of_beside, beside)
+    return id(kind), tuple((name, token(params[name])) for name in sorted(params)), *map(_of_beside, beside)
 
 
 def _of_beside(value: Any) -> Any:
@@ -80,7 +79,7 @@ def _of_object(value: Any) -> Any:
     if isinstance(getattr(value, "random_state", 0), np.random.RandomState):
         return uuid.uuid4()
     try:
-        return type(value), pickle.dumps(value)
+        return id(type(value)), pickle.dumps(value)
     except Exception:
         return uuid.uuid4()
 
