@@ -217,6 +217,8 @@ def extended(
             X = before.output if before else rows_of.X_train
             if node.columns is not None:
                 X = _safe_indexing(X, node.columns(X) if callable(node.columns) else node.columns, axis=1)
+                if np.shape(X)[1:] == (0,):  # a member that gets no columns is never asked
+                    return Part((clone(node.estimator),), X)
             options = {name.partition("__")[2]: rows_of.fit_params[name] for name in node.params}
             given = {name: Given(part.fitted[-1], part.output) for (name, _), part in zip(node.members, inner, strict=True)}
             fitted, output = _fitted(clone(node.estimator), X, rows_of.y_train, options, given)
