@@ -9,7 +9,7 @@ from typing import Any
 
 from solvers.search.graph import Work
 from solvers.search.outline import Node, Plan
-from solvers.search.tasks import Score
+from solvers.search.values import Score
 
 __all__ = ["Savings", "Shared", "count"]
 

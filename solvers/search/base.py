@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, indexable
 from solvers.search.account import Savings
 from solvers.search.job import Job
 from solvers.search.lazy import is_lazy, known
-from solvers.search.tasks import Table
+from solvers.search.values import Table
 
 __all__ = ["SharedSearch"]
 

@@ -13,7 +13,7 @@ from sklearn.base import clone
 from sklearn.model_selection import _validation as validation
 
 from solvers.search.graph import Layout
-from solvers.search.tasks import Score, Setting, Table, at_work
+from solvers.search.values import Score, Setting, Table, at_work
 
 __all__ = ["Choice", "bare", "choose", "chosen", "in_order", "refitted"]
 

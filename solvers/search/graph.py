@@ -17,7 +17,8 @@ from dask.task_spec import DataNode, Task, TaskRef
 
 import graphopt as go
 from solvers.search.outline import Node, Plan
-from solvers.search.tasks import Candidate, Fold, cut, evaluated, extended, gathered, moved
+from solvers.search.tasks import cut, evaluated, extended, gathered, moved
+from solvers.search.values import Candidate, Fold
 
 __all__ = ["Layout", "Work", "build", "policy"]
 

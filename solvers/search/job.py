@@ -21,7 +21,8 @@ from solvers.search.graph import build
 from solvers.search.lazy import fold_table, is_lazy, of_ours, one_by_one, whole_table
 from solvers.search.outline import Plan, outline
 from solvers.search.run import Place, run
-from solvers.search.tasks import Fold, Score, Setting, Table, is_square
+from solvers.search.tasks import is_square
+from solvers.search.values import Fold, Score, Setting, Table
 
 __all__ = ["Job"]
 

@@ -16,7 +16,8 @@ from dask.task_spec import Task, TaskRef
 from sklearn.model_selection import _validation as validation
 
 from solvers.search.outline import Plan
-from solvers.search.tasks import Candidate, Fold, Setting, Table, evaluated
+from solvers.search.tasks import evaluated
+from solvers.search.values import Candidate, Fold, Setting, Table
 
 __all__ = ["fold_table", "is_lazy", "known", "of_ours", "one_by_one", "whole_table"]
 

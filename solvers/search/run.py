@@ -15,7 +15,7 @@ from dask.system import CPU_COUNT
 
 import graphopt as go
 from solvers.search.graph import policy
-from solvers.search.tasks import busy
+from solvers.search.values import busy
 
 __all__ = ["Place", "run"]
 
