@@ -109,7 +109,7 @@ class RandomizedSearchCV(theirs.RandomizedSearchCV, SharedSearch):  # type: igno
     >>> from solvers.search import RandomizedSearchCV
     >>> search = RandomizedSearchCV(LogisticRegression(max_iter=1000), {"C": [0.1, 1.0, 10.0]}, n_iter=2, random_state=0)
     >>> search.fit(*load_iris(return_X_y=True)).best_params_
-    {'C': 1.0}
+    {'C': 10.0}
     """
 
     def __init__(
