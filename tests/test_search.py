@@ -31,10 +31,11 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.kernel_approximation import RBFSampler
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, ShuffleSplit
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, PolynomialFeatures, StandardScaler, TargetEncoder
-from sklearn.svm import SVC
+from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 import solvers
@@ -488,6 +489,30 @@ def test_randomised_and_halving_searches() -> None:
 
 PIPELINE = Pipeline([("pca", PCA()), ("model", LogisticRegression())])
 GRID = {"pca__n_components": [2, 3], "model__C": [0.1, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (LogisticRegression(solver="liblinear", penalty="l1", random_state=0), "C"),
+        (OneVsRestClassifier(LinearSVC(random_state=0, max_iter=50)), "estimator__C"),
+    ],
+)
+def test_seeds_hold_where_threads_share_a_generator(model: Any, name: str) -> None:
+    """liblinear's: fits at a time on threads drew from each other's sequence, and ended elsewhere within their tolerance."""
+
+    def weight(estimator: Any, X: Any, y: Any) -> float:
+        return float(np.sum(getattr(estimator, "estimators_", [estimator])[0].coef_))
+
+    X, y = make_classification(1_000, 30, random_state=42)
+    grid = {name: [0.1, 1.0, 10.0, 100.0]}
+    with warnings.catch_warnings(), dask.config.set(scheduler="threads"):
+        warnings.simplefilter("ignore")
+        ours = GridSearchCV(model, grid, cv=3, scoring=weight, n_jobs=4, refit=False).fit(X, y)
+        plain = theirs.GridSearchCV(model, grid, cv=3, scoring=weight, refit=False).fit(X, y)
+    for fold in range(3):
+        found, expected = (search.cv_results_[f"split{fold}_test_score"] for search in (ours, plain))
+        assert found.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("scheduler", ["sync", "threads", "processes"])

@@ -6,7 +6,9 @@ So equal prefixes of pipelines, and equal members of unions and column transform
     tokens, draws   what an estimator is, and whether its fit is a draw of its own
     outline         what candidates share, found out before anything is fitted
     given           stand-ins for what is fitted, by which scikit-learn's containers do the rest
-    values, tasks, graph    what is run, and in which order
+    values, tasks   what is run
+    apart           what must not run at a time
+    graph           in which order
     choice          the table of results and the best candidate
     job, run        one search, on any of dask's schedulers
 """

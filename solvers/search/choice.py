@@ -12,6 +12,7 @@ from typing import Any
 from sklearn.base import clone
 from sklearn.model_selection import _validation as validation
 
+from solvers.search.apart import apart
 from solvers.search.graph import Layout
 from solvers.search.values import Score, Setting, Table, at_work
 
@@ -83,7 +84,8 @@ def refitted(setting: Setting, table: Table, choice: Choice) -> tuple[Any, float
     with at_work(setting):
         params = choice.results["params"][choice.index]
         estimator = clone(setting.estimator).set_params(**clone(params, safe=False))
-        start = time.time()
         labels = () if table.y is None else (table.y,)
-        estimator.fit(table.X, *labels, **table.fit_params)
-        return estimator, time.time() - start
+        with apart(estimator):
+            start = time.time()
+            estimator.fit(table.X, *labels, **table.fit_params)
+            return estimator, time.time() - start

@@ -25,6 +25,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _num_samples
 
+from solvers.search.apart import apart
 from solvers.search.draws import Watched
 from solvers.search.given import Given, assemble, revealed, rows
 from solvers.search.outline import Node
@@ -115,7 +116,8 @@ def extended(
                     return Part((clone(node.estimator),), X)
             options = {name.partition("__")[2]: rows_of.fit_params[name] for name in node.params}
             given = {name: Given(part.fitted[-1], part.output) for (name, _), part in zip(node.members, inner, strict=True)}
-            fitted, output = _fitted(clone(node.estimator), X, rows_of.y_train, options, given)
+            with apart(node.estimator):
+                fitted, output = _fitted(clone(node.estimator), X, rows_of.y_train, options, given)
     except Exception:
         return Part(lost=True)  # whoever fits it for himself will say why
     if fitted is None:
@@ -258,10 +260,11 @@ class _Trial:
 
     def _quick(self, estimator: Any, there: Cut, scorer: Any) -> Score:
         """Fit and score; raise if anything is out of the ordinary."""
-        start = time.time()
         labels = () if there.y_train is None else (there.y_train,)
-        estimator.fit(_own(estimator, there.X_train), *labels, **there.fit_params)
-        fitted = time.time()
+        with apart(estimator):
+            start = time.time()
+            estimator.fit(_own(estimator, there.X_train), *labels, **there.fit_params)
+            fitted = time.time()
         labels = () if there.y_test is None else (there.y_test,)
         out = {"fit_error": None, "test_scores": _numbers(scorer(estimator, there.X_test, *labels, **there.score_test))}
         out |= {"n_test_samples": len(self.fold.test), "fit_time": fitted - start, "score_time": time.time() - fitted}
@@ -273,23 +276,24 @@ class _Trial:
     def _plainly(self, candidate: Candidate, before: Any) -> Score:
         """Fit and score by scikit-learn's own function."""
         estimator = clone(self.setting.estimator) if before is None else self._estimator(candidate, before)
-        out = validation._fit_and_score(
-            estimator,
-            self.table.X,
-            self.table.y,
-            scorer=self.setting.scorer,
-            train=self.fold.train,
-            test=self.fold.test,
-            parameters=candidate.params,
-            fit_params=self.table.fit_params,
-            score_params=self.table.score_params,
-            return_n_test_samples=True,
-            return_times=True,
-            return_estimator=self.keep,
-            split_progress=(self.fold.number, self.fold.count),
-            candidate_progress=(candidate.number, candidate.count),
-            **self.setting.options,
-        )
+        with apart(estimator, candidate.params):
+            out = validation._fit_and_score(
+                estimator,
+                self.table.X,
+                self.table.y,
+                scorer=self.setting.scorer,
+                train=self.fold.train,
+                test=self.fold.test,
+                parameters=candidate.params,
+                fit_params=self.table.fit_params,
+                score_params=self.table.score_params,
+                return_n_test_samples=True,
+                return_times=True,
+                return_estimator=self.keep,
+                split_progress=(self.fold.number, self.fold.count),
+                candidate_progress=(candidate.number, candidate.count),
+                **self.setting.options,
+            )
         return Score(out, 0, out.pop("estimator", None) if out["fit_error"] is None else None)
 
 
