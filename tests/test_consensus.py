@@ -559,6 +559,7 @@ def test_nothing_is_left_behind(client: distributed.Client, how: str) -> None:
     assert not left(client, before)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_slow_does_not_stop_the_other(client: distributed.Client) -> None:
     X, y, here_X, here_y = on_cluster(client)
     slow = _first(client)
@@ -573,6 +574,7 @@ def test_a_worker_that_is_slow_does_not_stop_the_other(client: distributed.Clien
     assert 0 < 2 * served[0] < served[1]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_takes_nothing_with_it() -> None:
     """Chunks' states are with the client: the log of the run, which knows of no death, replays to the same."""
     with (

@@ -515,7 +515,7 @@ def test_seeds_hold_where_threads_share_a_generator(model: Any, name: str) -> No
         assert found.tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("scheduler", ["sync", "threads", "processes"])
+@pytest.mark.parametrize("scheduler", ["sync", "threads", pytest.param("processes", marks=pytest.mark.slow)])
 def test_local_schedulers(scheduler: str) -> None:
     with dask.config.set(scheduler=scheduler):
         mine = both(PIPELINE, GRID, n_jobs=2 if scheduler != "sync" else None)
@@ -576,6 +576,7 @@ def test_a_warm_start_saves_iterations() -> None:
     assert mine.explain().done == {"scale": 2, "model": 6}
 
 
+@pytest.mark.slow
 def test_estimators_of_ours_keep_lazy_rows_lazy() -> None:
     class Lazy(solvers.LogisticRegression):
         seen: ClassVar[list[Any]] = []
