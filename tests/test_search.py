@@ -592,6 +592,24 @@ def test_estimators_of_ours_keep_lazy_rows_lazy() -> None:
     assert lazily.explain().done == {"": 4}
 
 
+@pytest.mark.slow
+def test_candidates_of_ours_share_plans() -> None:
+    """Four candidates trace no more than one does."""
+    from solvers.objective import compiled
+
+    used: list[Any] = []
+    traces: list[int] = []
+    lazy = da.from_array(X, chunks=(40, 8))
+    compiled.cache_clear()
+    for strengths in ([1.0], [0.01, 0.1, 1.0, 10.0]):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("solvers.objective.compiled", lambda *what: used.append(compiled(*what)) or used[-1])
+            GridSearchCV(solvers.LogisticRegression(), {"C": strengths}, cv=2, refit=False).fit(lazy, Y)
+        traces.append(sum(step.stats.traces for step in {id(step): step for step in used}.values()))
+    assert len(used) > 4 * traces[0]
+    assert traces[0] == traces[1]
+
+
 # -- what it shows -----------------------------------------------------------------------------------------------------
 
 
