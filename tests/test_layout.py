@@ -305,7 +305,7 @@ def files() -> Iterator[Path]:
                 hidden = path.name.startswith(".") and path.name != ".ci"
                 if not (hidden or path.name in skipped or (path / "pyvenv.cfg").exists()):
                     stack.append(path)
-            elif path.is_file():
+            elif path.is_file() and path.name != ".git":  # which names the repository in a work tree
                 yield path
 
 
