@@ -310,6 +310,7 @@ def test_the_same_on_any_data(family: Family, form: str, intercept: bool) -> Non
     equal(inferred(*forms(X, y)[form], **options), inferred(X, y, **options))
 
 
+@pytest.mark.slow
 def test_on_a_cluster(client: distributed.Client) -> None:
     X, y = problem(families.Poisson(), rows=2_000)
     arrays = client.persist(list(chunked(X, y, (500,) * 4)))

@@ -234,6 +234,7 @@ def test_graphopt_does_not_load_distributed() -> None:
 # -- who comes, and who goes -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_workers_that_join_die_and_restart() -> None:
     with (
         distributed.LocalCluster(n_workers=1, threads_per_worker=1, **QUIET) as cluster,

@@ -116,6 +116,7 @@ def test_a_store_in_a_place_that_is_no_folder_keeps_nothing(kept: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "other bytes", "for everybody", "folder for everybody", "a link"])
+@pytest.mark.slow
 def test_what_is_not_as_it_was_written_is_compiled_again(kept: Path, damage: str, tmp_path: Path) -> None:
     assert elsewhere(2.0)[1:3] == [1, 0]
     (file,) = kept.glob("*.so")

@@ -176,6 +176,7 @@ def test_the_documents_steps_in_plain_python() -> None:
     np.testing.assert_allclose(found.trace[2].objective, (np.logaddexp(0, X @ w) - y * (X @ w)).mean(), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_visits_by_turns_come_as_near_as_shuffling_everything() -> None:
     X, y = documents()
     shuffled = gaps(SAGA(refresh=False), X, y)

@@ -166,6 +166,7 @@ def test_cull_reads_legacy_tasks_and_aliases() -> None:
     graph._check()
 
 
+@pytest.mark.slow
 def test_a_history_of_100_000() -> None:
     graph = chain(100_000)
     assert len(graph) == 100_000
@@ -267,7 +268,7 @@ def _rebuild(graph: Mapping[Any, Any], key: Any, rename: Any = None) -> Number:
     return Number(graph, key)
 
 
-@pytest.mark.parametrize("scheduler", ["sync", "threads", "processes"])
+@pytest.mark.parametrize("scheduler", ["sync", "threads", pytest.param("processes", marks=pytest.mark.slow)])
 def test_it_is_a_graph_on_local_schedulers(scheduler: str) -> None:
     graph = chain(50, step=7)
     collection = Number(graph, ("x", 49))

@@ -38,7 +38,7 @@ def cut(parts: int, *, seed: int = 0) -> tuple[da.Array, da.Array]:
 
 
 @pytest.mark.parametrize(
-    "solver", ["newton", "proximal", *[pytest.param(name, marks=pytest.mark.slow) for name in ("lbfgs", "admm", "giant")]]
+    "solver", ["proximal", *[pytest.param(name, marks=pytest.mark.slow) for name in ("newton", "lbfgs", "admm", "giant")]]
 )
 def test_far_too_many_chunks_become_fewer_and_coefficients_stay(solver: str) -> None:
     X, y = cut(600)
@@ -79,6 +79,7 @@ def test_a_path_is_fitted_in_chunks_that_are_chosen_once() -> None:
         path(X, y, chunks="large")
 
 
+@pytest.mark.slow
 def test_estimators_choose_chunks_for_rows_that_are_lazy() -> None:
     X, y = cut(600)
     found, wanted = (LogisticRegression(chunks=chunks, tol=1e-8).fit(X, y) for chunks in ("auto", None))

@@ -592,7 +592,7 @@ def test_who_stalls_is_not_believed_to_be_done(solver: str) -> None:
     assert "use another" in found.status.advice
 
 
-@pytest.mark.parametrize("solver", ["admm", "admm-async", "proximal-newton"])
+@pytest.mark.parametrize("solver", ["admm", pytest.param("admm-async", marks=pytest.mark.slow), "proximal-newton"])
 def test_levels_of_which_there_are_few_rows(solver: str) -> None:
     """A gamma loss is nearly flat to one side: without damping a first step leads so far out that nothing leads back."""
     rng = np.random.default_rng(0)
