@@ -108,6 +108,20 @@ def test_ufuncs_compile_once_a_worker_and_not_on_the_way(fresh: distributed.Clie
 
 
 @pytest.mark.slow
+def test_what_unpickling_imports_is_there_before_the_compiler_starts(fresh: distributed.Client) -> None:
+    """Else a task that unpickles a ufunc and the thread that warms numba up may wait for each other's imports."""
+
+    def imported() -> bool:
+        import sys
+
+        return {"numba.np.npyimpl", "numba.np.npyfuncs", "numba.np.npdatetime"} <= sys.modules.keys()
+
+    assert not any(fresh.run(imported).values())
+    numba_cache.install(fresh, warm=False)
+    assert all(fresh.run(imported).values())
+
+
+@pytest.mark.slow
 def test_machine_code_of_ufuncs_comes_from_who_compiled_first(fresh: distributed.Client, tmp_path: Path) -> None:
     numba_cache.install(fresh, store=str(tmp_path / "store"))
     fresh.run(watch)

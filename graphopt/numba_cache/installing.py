@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
+from importlib import import_module
 
 from graphopt.numba_cache.process import Counts, Objects, Options, here
 from graphopt.types import GraphoptWarning
@@ -31,6 +32,9 @@ def enter(holder: str, options: Options) -> str:
         before = here.options
         here.holders[holder] = here.options = options
         if first:
+            # To unpickle a ufunc imports this without numba's lock, and the compiler that starts beside it imports it with the
+            # lock: Python then found the two threads waiting for each other's modules, and the task failed.
+            import_module("numba.np.npyimpl")
             here.counts = Counts()
             here.failed = selftest.names()
             if here.failed:
