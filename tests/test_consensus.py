@@ -293,7 +293,7 @@ def test_least_squares_from_moments_are_those_of_the_rows() -> None:
 
 @pytest.mark.parametrize("penalty", PENALTIES, ids=lambda penalty: type(penalty).__name__)
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*[pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS[:2]], "batched"])
 def test_the_optimum_of_proximal_gradient(variant: str, family: Family, penalty: Penalty) -> None:
     X, y = problem(family)
     order = np.argsort(y)  # no chunk can fit alone

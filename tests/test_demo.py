@@ -73,7 +73,7 @@ def check_report(report: dict, iterations: int) -> None:
     assert report["fit"]["log_loss"] < report["fit"]["base_log_loss"]
 
 
-@pytest.mark.parametrize("scheduler", ["threads", "sync"])
+@pytest.mark.parametrize("scheduler", ["threads", pytest.param("sync", marks=pytest.mark.slow)])
 def test_the_job_on_generated_data(tmp_path: Path, scheduler: str) -> None:
     options = ["--scheduler", scheduler, "--rows", "2000", "--chunks", "10", "--iterations", "8"]
     done = run_demo("demo", *options, "--json", "report.json", "--no-check", cwd=tmp_path)
@@ -98,6 +98,7 @@ def test_the_table_fits_80_columns(capfd: pytest.CaptureFixture[str], monkeypatc
     assert "…" not in "".join(lines)
 
 
+@pytest.mark.slow
 def test_it_begins_with_a_check_against_scikit_learn(tmp_path: Path) -> None:
     done = run_demo(*("demo", "--rows", "300", "--chunks", "3", "--iterations", "3", "--no-plot", "--json", "-"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -107,6 +108,7 @@ def test_it_begins_with_a_check_against_scikit_learn(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_job_on_worker_processes(tmp_path: Path) -> None:
     options = ["--cluster", "--rows", "500", "--chunks", "4", "--iterations", "2"]
     done = run_demo("demo", *options, "--json", "report.json", "--no-check", "--no-plot", cwd=tmp_path)

@@ -84,6 +84,7 @@ def test_columns_are_encoded_as_pandas_would(tmp_path: Path, name: str) -> None:
         assert block.compute(scheduler="sync").flags.c_contiguous
 
 
+@pytest.mark.slow
 def test_coefficients_are_scikit_learns(tmp_path: Path) -> None:
     from sklearn.linear_model import LogisticRegression
 

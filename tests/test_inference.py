@@ -124,6 +124,7 @@ def test_as_statsmodels(sm: Any, name: str, kind: Any, weights_are: str | None, 
 
 
 @pytest.mark.parametrize("name", ["fair", "randhie"])
+@pytest.mark.slow
 def test_as_statsmodels_on_many_rows(sm: Any, name: str) -> None:
     X, y, family = bundled(sm, name)
     rows = da.from_array(X.to_numpy(), chunks=(2_000, -1))

@@ -153,6 +153,7 @@ def test_the_store_is_bounded(kept: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert sorted(path.name[:32] for path in kept.glob("*.so")) == [f"{i:032}" for i in (2, 3)]
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(kept: Path) -> None:
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(elsewhere, [2.0, 2.0, 2.0]))

@@ -61,6 +61,7 @@ def test_each_worker_compiles_once(fresh: distributed.Client) -> None:
     assert run(fresh, 6) == {"epoch": 6, "derivative": 6}, "nothing is left"
 
 
+@pytest.mark.slow
 def test_the_store_compiles_once_for_all_processes_and_ever(fresh: distributed.Client, tmp_path: Path) -> None:
     numba_cache.install(fresh, store=str(tmp_path / "store"))
     assert run(fresh) == {"epoch": 1, "derivative": 1}

@@ -206,6 +206,7 @@ VARIANTS = [SAGA(seed=3, visit=40), SAGA(seed=3, visit=40, refresh=False), SAGA(
 
 @pytest.mark.parametrize("solver", VARIANTS, ids=str)
 @pytest.mark.parametrize("form", ["dense", "csr"])
+@pytest.mark.slow
 def test_a_seed_says_it_all(client: distributed.Client, form: str, solver: SAGA) -> None:
     X, y = problem(families.Poisson(), rows=1_200)
     rows = (500, 300, 400)
@@ -318,6 +319,7 @@ def test_what_cannot_be(options: Any) -> None:
         SAGA(**options)
 
 
+@pytest.mark.slow
 def test_a_derivative_of_ones_own() -> None:
     class Cubic(families.Family):
         name = "log cosh"
