@@ -11,7 +11,7 @@ have two threads or processes, and each of these one thread of BLAS. They run by
 those within a round. Where there is nothing to do, scikit-learn has one job, with which it is faster. Fits are counted by the
 search; tests hold it to a transformer that counts.
 
-Run ``python bench/search.py``; ``--rounds N``, ``--quick`` for small sizes, ``--write`` to put the table into docs/search.md.
+Run ``python bench/search.py``; ``--rounds N``, ``--quick`` for small sizes, ``--write`` for the table in docs/grid_search.md.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from sklearn.pipeline import Pipeline
 import solvers
 from solvers.search import GridSearchCV
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "search.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "grid_search.md"
 JOBS = 2
 
 
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--only", help="run the problems whose name has this in it")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/search.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/grid_search.md")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     problems = {

@@ -18,7 +18,7 @@ EXAMPLES = {
     "docs/solvers.md": 40,
     "docs/stochastic.md": 20,
     "docs/consensus.md": 18,
-    "docs/search.md": 14,
+    "docs/grid_search.md": 14,
     "docs/numba_cache.md": 25,
 }  # at least
 
