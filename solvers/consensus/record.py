@@ -7,7 +7,7 @@ between machines these may differ.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, NamedTuple
@@ -108,21 +108,17 @@ class Record:
 
     def plot_residuals(self, filename: str | PathLike[str] | None = None) -> Any:
         """Draw residuals by time, as `solvers.Result.plot_residuals` does."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 3.2), layout="constrained")
-        draw_residuals(figure.subplots(), self)
-        if filename is not None:
-            figure.savefig(filename)
-        return figure
+        return self._drawn(draw_residuals, 3.2, filename)
 
     def plot_task_stream(self, filename: str | PathLike[str] | None = None) -> Any:
         """Draw tasks by time, as `solvers.Result.plot_task_stream` does."""
+        return self._drawn(draw_tasks, 1.2 + 0.3 * len(lanes_of(self.tasks)), filename)
+
+    def _drawn(self, draw: Callable[[Any, Record], None], height: float, filename: str | PathLike[str] | None) -> Any:
         from matplotlib.figure import Figure
 
-        lanes = len(lanes_of(self.tasks))
-        figure = Figure(figsize=(7, 1.2 + 0.3 * lanes), layout="constrained")
-        draw_tasks(figure.subplots(), self)
+        figure = Figure(figsize=(7, height), layout="constrained")
+        draw(figure.subplots(), self)
         if filename is not None:
             figure.savefig(filename)
         return figure

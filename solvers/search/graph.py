@@ -16,7 +16,7 @@ from dask.base import tokenize
 from dask.task_spec import DataNode, Task, TaskRef
 
 import graphopt as go
-from solvers.search.outline import Node, Plan
+from solvers.search.outline import Node, Plan, distinct, paths
 from solvers.search.tasks import cut, evaluated, extended, gathered, moved
 from solvers.search.values import Candidate, Fold
 
@@ -77,16 +77,10 @@ def build(
         How many there are.
     """
     made = _Builder(TaskRef(setting), [TaskRef(key) for key in tables], folds, name, train, plain)
-    first: dict[Any, int] = {}
-    for i, plan in enumerate(plans):
-        first.setdefault(plan.key, i)
-    groups: dict[Any, list[int]] = {}
-    for i in first.values():
-        groups.setdefault(("path", plans[i].group) if plans[i].group is not None else i, []).append(i)
-    paths = [sorted(group, key=lambda i: plans[i].strength) for group in groups.values()]
-    paths = _cut(paths, len(folds), threads)
-    order = sorted(range(len(paths)), key=lambda k: getattr(plans[paths[k][0]].last, "key", ""))
-    todo = [(f, paths[k]) for f in range(len(folds)) for k in order]
+    first = distinct(plans)
+    ways = _cut(paths(plans, first.values()), len(folds), threads)
+    ways.sort(key=lambda path: getattr(plans[path[0]].last, "key", ""))
+    todo = [(f, path) for f in range(len(folds)) for path in ways]
     keys = [made.evaluate(f, path, candidates, plans[path[0]].last) for f, path in todo]
     count = min(len(todo), _GROUPS * threads)
     bounds = [len(todo) * i // count for i in range(count + 1)] if count else [0]

@@ -19,7 +19,7 @@ from solvers.search.account import Savings, count
 from solvers.search.choice import Choice, bare, choose, chosen, in_order, refitted
 from solvers.search.graph import build
 from solvers.search.lazy import fold_table, is_lazy, of_ours, one_by_one, whole_table
-from solvers.search.outline import Plan, outline
+from solvers.search.outline import Plan, distinct, outline
 from solvers.search.run import Place, run
 from solvers.search.tasks import is_square
 from solvers.search.values import Fold, Score, Setting, Table
@@ -159,10 +159,7 @@ class Job:
 
     def _take(self, work: Any, plans: list[Plan], folds: int, scores: list[Score]) -> None:
         self.outs += [score.out for score in scores]
-        first: dict[Any, int] = {}
-        for i, plan in enumerate(plans):
-            first.setdefault(plan.key, i)
-        own = {(i, f): scores[i * folds + f] for i in first.values() for f in range(folds)}
+        own = {(i, f): scores[i * folds + f] for i in distinct(plans).values() for f in range(folds)}
         alone = [plans[i].last for (i, _), score in own.items() if not score.given]
         lost = {node.key for node in alone if node is not None}
         self.rounds.append(count(work, plans, folds, own, lost))

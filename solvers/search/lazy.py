@@ -15,7 +15,7 @@ import scipy.sparse
 from dask.task_spec import Task, TaskRef
 from sklearn.model_selection import _validation as validation
 
-from solvers.search.outline import Plan
+from solvers.search.outline import Plan, paths
 from solvers.search.tasks import evaluated
 from solvers.search.values import Candidate, Fold, Setting, Table
 
@@ -47,14 +47,10 @@ def one_by_one(
     setting: Setting, table: Table, folds: Sequence[Fold], candidates: Sequence[dict[str, Any]], plans: Sequence[Plan]
 ) -> Iterator[tuple[tuple[int, int], Any]]:
     """Evaluate estimators of ours; yield scores of candidate and fold. Candidates on one path are fitted along it."""
-    paths: dict[Any, list[int]] = {}
-    for i, plan in enumerate(plans):
-        paths.setdefault(i if plan.group is None else ("path", plan.group), []).append(i)
     for fold in folds:
-        for path in paths.values():
-            order = sorted(path, key=lambda i: plans[i].strength)
-            some = [Candidate(i, len(candidates), candidates[i]) for i in order]
-            for i, score in zip(order, evaluated(setting, table, fold, None, some), strict=True):
+        for path in paths(plans, range(len(plans))):
+            some = [Candidate(i, len(candidates), candidates[i]) for i in path]
+            for i, score in zip(path, evaluated(setting, table, fold, None, some), strict=True):
                 yield (i, fold.number), score
 
 

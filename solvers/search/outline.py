@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from sklearn.utils import get_tags
 from solvers.search.given import is_container, members
 from solvers.search.tokens import is_fixed, token
 
-__all__ = ["Node", "Plan", "outline"]
+__all__ = ["Node", "Plan", "distinct", "outline", "paths"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,22 @@ def outline(
         last = _kept(chain[shared[-1]], uses) if shared else None
         plans.append(Plan(key, last, *_path(copy, params, last), _names(copy)))
     return plans
+
+
+def distinct(plans: Sequence[Plan]) -> dict[Any, int]:
+    """Return the first candidate of each key: those that are equal are one."""
+    first: dict[Any, int] = {}
+    for i, plan in enumerate(plans):
+        first.setdefault(plan.key, i)
+    return first
+
+
+def paths(plans: Sequence[Plan], candidates: Iterable[int]) -> list[list[int]]:
+    """Return candidates by the path they are on, in the order in which that is gone; most are alone on theirs."""
+    groups: dict[Any, list[int]] = {}
+    for i in candidates:
+        groups.setdefault(i if plans[i].group is None else ("path", plans[i].group), []).append(i)
+    return [sorted(group, key=lambda i: plans[i].strength) for group in groups.values()]
 
 
 def _whole(estimator: Any, candidates: Sequence[dict[str, Any]]) -> list[Plan]:
