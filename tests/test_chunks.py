@@ -20,6 +20,7 @@ import graphopt as go
 from graphopt.chunks import measuring as module
 from graphopt.chunks.executor import Executor, executor_of
 from graphopt.chunks.sampling import call_of, known
+from graphopt.chunks.space import Found, options, space_of
 from graphopt.chunks.survey import Lab, Trial, finals, survey
 from graphopt.makespan import Model
 
@@ -175,11 +176,12 @@ WAYS = [{0: (1024 // 2**k,) * 2**k} for k in range(4)]
 
 
 def test_finals_go_on_with_those_that_are_near() -> None:
-    timer = Clocked({1: 1.3, 2: 1.0, 4: 1.1, 8: 3.0})
-    found, _ = finals(timer, WAYS, [2, 1, 3, 0], [], lambda place: 3.0, 200.0, lambda text: None)
+    timer = Clocked({1: 1.3, 2: 1.0, 4: 1.1, 8: 3.0, 16: 5.0})
+    ways = [*WAYS, {0: (64,) * 16}]
+    found, _ = finals(timer, ways, [2, 1, 3, 0, 4], [], lambda place: 3.0, 200.0, lambda text: None)
     assert all(trial.final for trial in found)
     runs = {len(trial.sizes): len(trial.times) for trial in found}
-    assert runs[2] == runs[4] > runs[1] == runs[8]
+    assert runs[2] == runs[4] > runs[1] > runs[8] == 2 > runs[16] == 1
 
 
 def test_finals_end_with_the_time() -> None:
@@ -229,6 +231,22 @@ def test_what_was_timed_on_all_data_decides(monkeypatch: pytest.MonkeyPatch) -> 
     assert abs(two.predicted / two.seconds - 1) < 0.1  # the model has learned of it, and says so of what was not run too
     assert choice.model.seconds([100_000] * 2) > 0.5 > choice.model.seconds([50_000] * 4)
     assert "~" in str(choice)  # others were run on a sample only
+
+
+def test_samples_that_take_no_longer_than_any_call_say_nothing() -> None:
+    """A run of few small chunks takes what a call takes; a little noise, and all of the data costs nothing in such chunks."""
+    X = da.from_array(np.ones((1 << 16, 30)), chunks=(1 << 15, 30)).persist(scheduler="sync")
+    space = space_of(call_of(X, (), (0,)), executor_of(print), None, weigh=False)
+    model = Model(2, 1e-3, 0.0, 0.0, knee=2_000, beyond=1e-5)
+    tiny = next(place for place, way in enumerate(space.ways) if len(way[0]) == 64)
+
+    def is_open(seconds: float, chunks: int) -> bool:
+        trials = [Trial(0, (1 << 16,), times=[1.0]), Trial(tiny, (1 << 10,) * chunks, times=[seconds])]
+        return options(space, Found(model, 8.0, trials))[tiny].open
+
+    assert not is_open(1.5e-3, 4)
+    assert is_open(3e-3, 4)  # most of it is work
+    assert is_open(1.5e-3, 64)  # all of the data
 
 
 def test_ways_in_which_the_step_raises_are_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,9 @@ __all__ = ["Found", "Space", "candidates", "guessed", "options", "space_of"]
 #: The smallest chunks that are thought of, and the most of them.
 _SMALL, _MANY = 128 << 10, 4096
 
+#: How many times what a call costs without chunks a run of a sample must take to say something of the chunks.
+_TELLING = 2.0
+
 #: What chunks in flight are taken to hold where it is not measured, times their size; and how much of free memory they may.
 _HELD, _SHARE = 4.0, 0.7
 
@@ -120,13 +123,15 @@ def options(space: Space, found: Found) -> list[Option]:
     """Return what is expected of each way: what was measured on all data, or else what the model says.
 
     Where two ways or more were in the finals only those are open: they were the best by the model, and what it says of others
-    is not to win against what was measured. Chunks smaller than any that were tried are not open either.
+    is not to win against what was measured. Chunks smaller than any that were tried are not open either; those of a sample
+    that was so small that its run took little more than any call do not count as tried.
     """
     call, executor = space.call, space.executor
     copied = space.cell * call.cells
     trials = [trial for trial in found.trials if trial.place >= 0]
     finalists = {trial.place for trial in trials if trial.final}
-    smallest = max([_count(space.ways[trial.place]) for trial in trials if trial.place != space.here], default=math.inf)
+    telling = [trial for trial in trials if sum(trial.sizes) >= call.cells or trial.seconds >= _TELLING * found.model.call]
+    smallest = max([_count(space.ways[trial.place]) for trial in telling if trial.place != space.here], default=math.inf)
     cutting = sorted((_count(space.ways[trial.place]), trial.once * call.cells / sum(trial.sizes)) for trial in trials)
     counts, took = [count for count, _ in cutting], [seconds for _, seconds in cutting]
     out = []

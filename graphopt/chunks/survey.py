@@ -44,11 +44,13 @@ _GIVEN_UP = 2.0
 #: Those this near are tried again a few times, and at least once: a first time may have been a bad moment.
 _AGAIN, _ONCE_MORE, _ROUNDS = 2.0, 5.0, 3
 
-#: In finals, how near ways must be after a few rounds to go on, and the rounds.
+#: In finals, how near ways must be after a few rounds to go on, and the rounds. Those
+#: that are worse than what is given up in a survey have one more turn, or none, as there.
 _NEAR, _FEW_ROUNDS, _FINAL_ROUNDS = 1.15, 4, 30
 
-#: Seconds of a call that goes through more than a cache holds: more turns of a call say more than more calls in a turn.
-_SLOW = 0.02
+#: Seconds of a call beyond which more turns of one call say more than more calls in a turn; and beyond which a first call counts,
+#: though it finds caches, and the memory that is to be had, as another way left them.
+_SLOW, _VERY_SLOW = 0.02, 0.2
 
 #: So many ways are tried, whatever it takes.
 _LEAST = 3
@@ -168,14 +170,14 @@ class Lab:
                 break
 
     def time(self, trial: Trial) -> None:
-        """Run a trial and note the seconds: of some runs if it is quick, but the first, because others had the caches."""
+        """Run a trial and note the seconds: of some runs if it is quick, and of the first only if that takes long."""
         start = self.clock()
         self._run(trial)
         first = self.clock() - start
-        if first > _SLOW:
+        if first > _VERY_SLOW:
             trial.times.append(first)
             return
-        for _ in range(5 if first < _SLOW / 5 else 3):
+        for _ in range(5 if first < _SLOW / 5 else 3 if first < _SLOW else 1):
             start = self.clock()
             self._run(trial)
             trial.times.append(self.clock() - start)
@@ -346,7 +348,7 @@ def finals(
     for trial in going:
         trial.final = True
     for number in range(_FINAL_ROUNDS):
-        near = min(map(_rate, going)) * (_NEAR if number >= _FEW_ROUNDS else math.inf)
+        near = min(map(_rate, going)) * (_NEAR if number >= _FEW_ROUNDS else _GIVEN_UP if number else _GIVEN_UP**2)
         for trial in going:
             if timer.clock() > until:
                 return going, errors
