@@ -48,8 +48,8 @@ _AGAIN, _ONCE_MORE, _ROUNDS = 2.0, 5.0, 3
 #: that are worse than what is given up in a survey have one more turn, or none, as there.
 _NEAR, _FEW_ROUNDS, _FINAL_ROUNDS = 1.15, 4, 30
 
-#: Seconds of a call beyond which more turns of one call say more than more calls in a turn; and beyond which a first call counts,
-#: though it finds caches, and the memory that is to be had, as another way left them.
+#: Seconds of a call beyond which more turns of one call say more than more calls in a turn; and beyond which a first call
+#: counts, though it finds caches, and the memory that is to be had, as another way left them.
 _SLOW, _VERY_SLOW = 0.02, 0.2
 
 #: So many ways are tried, whatever it takes.
