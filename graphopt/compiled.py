@@ -18,7 +18,7 @@ import threading
 import uuid
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -150,7 +150,7 @@ class _Ready:
         self.bound = None
 
 
-def _same_blocks(some: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
+def _same_blocks(some: Sequence[Any], others: Sequence[Any]) -> bool:
     return some is others or (len(some) == len(others) and all(map(operator.is_, some, others)))
 
 
@@ -453,15 +453,18 @@ def _own(value: Any) -> Any:
     return value.copy() if hasattr(value, "copy") else value
 
 
-def _resident(result: Result, blocks: list[Any], name: str | None = None) -> da.Array:
-    """Make a dask array of blocks that are in memory: nodes that hold them, or futures."""
+def _resident(result: Result, blocks: Any, name: str | None = None) -> da.Array:
+    """Make a dask array of blocks that are in memory: nodes that hold them, futures, or a graph that has those."""
     like = result.value
     name = name or f"graphopt-{uuid.uuid4().hex}"
-    old: Any = result.keys
-    keys = [(name, *key[1:]) for key in old]
-    nodes = {
-        key: DataNode(key, block.value) if isinstance(block, DataNode) else block
-        for key, block in zip(keys, blocks, strict=True)
-    }
+    if isinstance(blocks, Mapping):
+        nodes = blocks
+    else:
+        old: Any = result.keys
+        keys = [(name, *key[1:]) for key in old]
+        nodes = {
+            key: DataNode(key, block.value) if isinstance(block, DataNode) else block
+            for key, block in zip(keys, blocks, strict=True)
+        }
     graph = HighLevelGraph({name: MaterializedLayer(nodes)}, {name: set()})
     return da.Array(graph, name, like.chunks, meta=like._meta, dtype=like.dtype)

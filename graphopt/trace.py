@@ -27,6 +27,7 @@ from graphopt.types import Key, TraceError, add_note
 
 __all__ = [
     "Argument",
+    "Futures",
     "Result",
     "Trace",
     "arguments_of",
@@ -45,6 +46,19 @@ _NO_BLOCKS = (GraphNode, TaskRef, Alias, tuple, str, list, dict)
 _SMALL = 2**20
 
 
+class Futures(Sequence[Any]):
+    """The futures in a graph, in order: looked up only when somebody asks, for that may make them."""
+
+    def __init__(self, graph: Any) -> None:
+        self.graph, self.keys = graph, tuple(graph)
+
+    def __getitem__(self, index: Any) -> Any:
+        return [self.graph[key] for key in self.keys[index]] if isinstance(index, slice) else self.graph[self.keys[index]]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
 @dataclass(frozen=True, slots=True)
 class Argument:
     """One leaf of a call: what it is called, what it is, and what must be equal for a plan to be used again.
@@ -57,12 +71,12 @@ class Argument:
     kind: str
     value: Any
     signature: Hashable
-    blocks: tuple[Any, ...] = ()
+    blocks: Sequence[Any] = ()
 
     @property
     def remote(self) -> bool:
         """Whether its blocks are on a cluster."""
-        return bool(self.blocks) and is_future(self.blocks[0])
+        return isinstance(self.blocks, Futures) or (bool(self.blocks) and is_future(self.blocks[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +223,14 @@ def is_future(value: Any) -> bool:
     return isinstance(value, TaskRef) or bool(getattr(value, "__dask_future__", False))
 
 
-def resident_blocks(array: da.Array) -> tuple[Any, ...] | None:
+def resident_blocks(array: da.Array) -> Sequence[Any] | None:
     """Return the blocks of an array if all are data in its graph, or all futures, in order; None if any is to be computed."""
     graph = array.dask
     layer: Any = graph.layers.get(array.name, graph) if isinstance(graph, HighLevelGraph) else graph
     if isinstance(layer, HighLevelGraph) or not getattr(layer, "is_materialized", lambda: True)():
         return None
+    if isinstance(known := getattr(getattr(layer, "mapping", None), "blocks", None), Futures):
+        return known
     out = []
     for key in flatten_keys(array.__dask_keys__()):
         value = layer.get(key)

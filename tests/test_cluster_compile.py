@@ -101,8 +101,9 @@ def test_chunked_results_are_futures_that_feed_the_next_call(client: distributed
         X, total = step(X, a)
         assert close(total, expected.sum())
         expected = expected * a
-        assert all(isinstance(X.dask[key], distributed.Future) for key in dask.core.flatten(X.__dask_keys__()))
     assert messages == ["run"] * 6
+    assert all(isinstance(X.dask[key], distributed.Future) for key in dask.core.flatten(X.__dask_keys__()))
+    assert messages == ["run"] * 6 + ["register"] * 2
     assert close(X.compute(), expected)
     assert close((X + 1).sum().compute(), (expected + 1).sum())
     homes = client.who_has(X)
@@ -114,6 +115,7 @@ def test_results_that_nobody_wants_leave_the_workers(client: distributed.Client)
     X = there(client, da.from_array(A, chunks=(4, 3)))
     for _ in range(3):
         kept = step(X)
+    client.futures_of(kept)  # dask does not know it before
     names = {
         key[0]
         for key in client.run_on_scheduler(lambda dask_scheduler: [k for k in dask_scheduler.tasks if isinstance(k, tuple)])

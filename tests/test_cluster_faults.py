@@ -193,6 +193,34 @@ def test_a_chunked_state_is_lost_with_its_worker(client: distributed.Client) -> 
     assert close(move(X).compute(), whole * 2)
 
 
+@pytest.mark.parametrize("how", ["call", "compute", "look"])
+def test_a_state_that_dask_never_knew_is_lost_with_its_worker(how: str, client: distributed.Client) -> None:
+    move = go.compile(lambda X: X * 2, exact=True)
+    X, whole = made(client)
+    for _ in range(2):
+        move(X)
+    assert close(move(move(X)).compute(), whole * 4)
+    Y = move(X)
+    kill(client)
+    if how == "compute":
+        with pytest.raises(distributed.client.FutureCancelledError, match="lost dependencies"):
+            Y.compute()
+    else:
+        with pytest.raises(go.ClusterError, match=r"input 'X' is lost" if how == "call" else r"blocks of .* are lost"):
+            move(Y) if how == "call" else client.futures_of(Y)
+    assert close(move(X).compute(), whole * 2)
+
+
+def test_a_state_that_dask_never_knew_moves_with_what_its_worker_had(client: distributed.Client) -> None:
+    move = go.compile(lambda X, a: X * a, exact=True)
+    X, whole = made(client, 50 * ROWS)
+    Y = X
+    for _ in range(4):
+        Y = move(Y, 2.0)
+    client.retire_workers([sorted(pids(client))[0]], close_workers=True)
+    assert close(move(Y, 2.0).compute(), whole * 32)
+
+
 def test_data_that_was_scattered_is_lost(client: distributed.Client, step: Any) -> None:
     whole = np.random.default_rng(1).random((12, COLUMNS))
     parts = client.scatter([whole[:6], whole[6:]], hash=False)

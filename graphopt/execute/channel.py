@@ -26,6 +26,7 @@ from graphopt.execute.line import Line
 from graphopt.execute.packing import round_again
 from graphopt.execute.peers import open_comm, open_line
 from graphopt.execute.places import Lost, Places, deadline
+from graphopt.execute.unregistered import Ledger
 from graphopt.execute.worker import SERVE, ReplayPlugin
 
 __all__ = ["Channel", "Network", "Unreachable", "network_of"]
@@ -50,10 +51,12 @@ class Channel:
         A line to the same worker, for calls; None where there can be none.
     ping, pinged
         The answer to whether it is alive, and when it was asked for that.
+    leaving
+        Called when the worker says that it will leave.
     """
 
-    def __init__(self, address: str, comm: Any) -> None:
-        self.address, self.comm = address, comm
+    def __init__(self, address: str, comm: Any, leaving: Callable[[], Any]) -> None:
+        self.address, self.comm, self.leaving = address, comm, leaving
         self.line: Line | None = None
         self.ping: asyncio.Future[Any] | None = None
         self.pinged = 0.0
@@ -76,6 +79,9 @@ class Channel:
                 if message["status"] == "progress":
                     if (hear := self.hearing.get(number)) is not None:
                         hear(message)
+                    continue
+                if message["status"] == "leaving":
+                    self.leaving()
                     continue
                 self.hearing.pop(number, None)
                 future = self.waiting.pop(number, None)
@@ -139,6 +145,7 @@ class Network:
         self.installed = False
         self.calling = threading.Lock()  # held by the thread that reads the lines
         self.places = Places(client)
+        self.ledger = Ledger(self)
         self.refused = ""  # why the workers cannot be talked to, should that be so
 
     @property
@@ -213,7 +220,7 @@ class Network:
             raise Unreachable(f"the worker {address} does not take part: {said}")
         self.known.add(address)
         comm.allow_offload = False  # to find out how large a message is takes longer than most of them
-        channel = self.channels[address] = Channel(address, comm)
+        channel = self.channels[address] = Channel(address, comm, self.ledger.hurry)
         await self.open_line(channel)
         return channel
 

@@ -118,9 +118,11 @@ class Remote:
     def at_once(self, arguments: Sequence[Argument], numbers: Mapping[int, Any]) -> list[Any] | None:
         """Run the plan over lines, on the thread of the caller; return None if that cannot be, or was lost.
 
-        Only what everything is ready for can be done so: no result stays, all is bound, and all is small.
+        Only what everything is ready for can be done so: all is bound, and all is small. Dask is not told of results that stay.
         """
-        found = None if self.shares.keeps or self.large else self.known(arguments)
+        ledger = self.network.ledger
+        ready = not self.large and (not self.shares.keeps or ledger.room(self.shares.nbytes))
+        found = self.known(arguments) if ready else None
         lines = None if found is None else self.network.lines(found[0].workers)
         if found is None or lines is None:
             return None
@@ -129,19 +131,25 @@ class Remote:
         if nbytes(given.values()) > LARGE:
             return None
         called = names if all([type(name) is str for name in names.values()]) else packed(names)
-        message = (called, {slot: flat(value) for slot, value in given.items()})
+        made = self.made()
+        message = (called, {slot: flat(value) for slot, value in given.items()}, made)
         number, patience, bound.calling = next(bound.runs), deadline(), True
         try:
             for line, address in lines.items():
+                dropped = ledger.gone(address)
                 try:
-                    line.send((bound.name, number, *message), patience)
+                    line.send((bound.name, number, *message, dropped), patience)
                 except OSError as error:
+                    for name in dropped:
+                        ledger.let_go(name, [address])
                     raise Lost(f"the connection to the worker {address} was lost: {error}") from error
-            return self.collect(bound, self.network.replies(lines, bound.name, number))
-        except Lost as lost:
-            self.network.client.sync(self.recover, bound, lost, 0, asynchronous=False)
-            return None
+            values = self.collect(bound, self.network.replies(lines, bound.name, number))
         except BaseException as error:
+            for name in filter(None, made):
+                ledger.let_go(name, bound.workers)
+            if isinstance(error, Lost):
+                self.network.client.sync(self.recover, bound, error, 0, asynchronous=False)
+                return None
             if not isinstance(error, Exception):  # half a message may have been written or read
                 for line in lines:
                     line.close()
@@ -149,6 +157,12 @@ class Remote:
             raise
         finally:
             bound.calling = False
+        self.take(bound.partition, made, values, registered=False)
+        return values
+
+    def made(self) -> list[str | None]:
+        """Return new names for the results that stay; the others have none."""
+        return [f"graphopt-{uuid.uuid4().hex}" if result.stays else None for result in self.plan.trace.results]
 
     async def call(self, arguments: Sequence[Argument], numbers: Mapping[int, Any]) -> list[Any]:
         """Run the plan once, on the event loop of the client."""
@@ -297,7 +311,7 @@ class Remote:
     ) -> list[Any]:
         """Send the small arguments, and collect the small results."""
         number = next(bound.runs)
-        made = [f"graphopt-{uuid.uuid4().hex}" if result.stays else None for result in self.plan.trace.results]
+        made = self.made()
         small = self.shares.given(arguments, numbers)
         given = packed((dict(names), small, made if self.shares.keeps else None), nbytes(small.values()))
         asked: dict[str, Any] = {}
@@ -337,14 +351,21 @@ class Remote:
         if keys and client.status == "running":
             client._send_to_scheduler({"op": "client-releases-keys", "keys": keys, "client": client.id})
 
-    def take(self, parts: Partition, made: Sequence[str | None], values: list[Any], futures: Sequence[Any] = ()) -> None:
+    def take(
+        self,
+        parts: Partition,
+        made: Sequence[str | None],
+        values: list[Any],
+        futures: Sequence[Any] = (),
+        registered: bool = True,
+    ) -> None:
         """Put the names of results that stay on the workers, and where their blocks are, in the slots of their blocks.
 
-        ``futures`` are what keeps the blocks there until there are others.
+        ``futures`` are what keeps the blocks there until there are others; ``registered`` says whether dask knows the blocks.
         """
         for slot, results in self.shares.keeps.items():
             names = {number: made[number] for number, _ in results}
-            values[slot] = _Kept(values[slot], str(parts.places[slot]), names, futures)
+            values[slot] = _Kept(values[slot], str(parts.places[slot]), names, futures, registered)
 
     def value(self, values: Sequence[Any], slot: int) -> Any:
         """Return a small result."""
@@ -357,9 +378,13 @@ class Remote:
         kept = [values[slot] for slot in self.plan.results[number]]
         name = kept[0].names[number]
         found = self.shares.result_index(number)
-        blocks: list[Any] = [Future((name, *index), client, state="memory") for index in found]  # type: ignore[arg-type]
-        array = make(result, blocks, name)
         homes = tuple([each.worker for each in kept])
+        blocks: Any
+        if kept[0].registered:
+            blocks = [Future((name, *index), client, state="memory") for index in found]  # type: ignore[arg-type]
+        else:
+            blocks = self.network.ledger.note(name, found, homes, result.value.nbytes)
+        array = make(result, blocks, name)
         self.network.places.note(array, homes)
         return array
 
@@ -367,7 +392,7 @@ class Remote:
 class _Kept:
     """What is known of a block that stayed where it was made."""
 
-    __slots__ = ("futures", "names", "small", "worker")
+    __slots__ = ("futures", "names", "registered", "small", "worker")
 
-    def __init__(self, small: Any, worker: str, names: dict[int, str | None], futures: Sequence[Any]) -> None:
-        self.small, self.worker, self.names, self.futures = small, worker, names, futures
+    def __init__(self, small: Any, worker: str, names: dict[int, str | None], futures: Sequence[Any], registered: bool) -> None:
+        self.small, self.worker, self.names, self.futures, self.registered = small, worker, names, futures, registered

@@ -14,7 +14,7 @@ from dask import config
 from dask.utils import parse_timedelta
 from numpy import ndindex
 
-from graphopt.trace import Argument
+from graphopt.trace import Argument, Futures
 from graphopt.types import ClusterError
 
 __all__ = ["Lost", "Places", "deadline", "indices"]
@@ -68,14 +68,24 @@ class Places:
             homes = await self.find(argument.name, futures)
             self.note(array, homes, name)
             return homes, name
+        await self.register(argument)
         homes = await self.find(argument.name, argument.blocks)
         keys = [future.key for future in argument.blocks]
         explicit = None if keys == [(array.name, *index) for index in indices(array)] else keys
         self.note(array, homes, explicit)
         return homes, explicit
 
-    def futures(self, argument: Argument) -> Sequence[Any]:
+    async def register(self, argument: Argument) -> None:
+        """See to it that dask knows the blocks of an argument."""
+        if isinstance(argument.blocks, Futures):
+            try:
+                await argument.blocks.graph.register()
+            except ClusterError as error:
+                raise ClusterError(f"The input {argument.name!r} is lost. {error}") from error
+
+    async def futures(self, argument: Argument) -> Sequence[Any]:
         """Return the futures of the blocks of an argument that was located."""
+        await self.register(argument)
         return argument.blocks if argument.remote else self.copies[argument.value.name][2]
 
     async def find(self, name: str, futures: Sequence[Any]) -> tuple[str, ...]:

@@ -107,10 +107,12 @@ class Resident:
         Its task threads.
     threads
         How many those are.
+    shelf
+        What else is there, that dask does not know.
     """
 
-    def __init__(self, binding: Binding, data: Any, executor: Any, threads: int) -> None:
-        self.binding, self.part, self.data = binding, binding.part, data
+    def __init__(self, binding: Binding, data: Any, executor: Any, threads: int, shelf: Any = None) -> None:
+        self.binding, self.part, self.data, self.shelf = binding, binding.part, data, shelf or {}
         self.peers = frozenset(binding.peers)
         part = self.part
         later: set[int] = {*part.gives, *part.keeps}
@@ -201,8 +203,9 @@ class Resident:
         self._let_go(feed)
         found = {}
         for slot, key in keys.items():
-            try:
-                found[slot] = _aligned(self.data[key])
+            try:  # the shelf first: what may spill takes ten times as long to say that it does not have a block
+                block = self.shelf.get(key)
+                found[slot] = _aligned(self.data[key] if block is None else block)
             except KeyError:
                 missing.append(key)
         self.feeds[feed] = found

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
+
+from numpy import ndarray
 
 from graphopt.execute.places import Places, indices
 from graphopt.execute.resident import Binding
@@ -37,6 +40,8 @@ class Shares:
         The futures that the function itself refers to, by slot.
     keeps : dict
         The slots of results that stay on workers: the results, and the places in them.
+    nbytes : float
+        How large those are together; infinite if that is not known.
     results : set of int
         The slots of results that the client wants.
     """
@@ -50,9 +55,11 @@ class Shares:
         self.fixed = _fixed(plan)
         self.index: dict[int, list[tuple[int, ...]]] = {}  # of the blocks of an argument, by its place
         self.keeps: dict[int, list[tuple[int, int]]] = {}  # slot -> results, and places in them
+        self.nbytes = 0.0
         self.results: set[int] = set()
         for number, (result, slots) in enumerate(zip(plan.trace.results, plan.results, strict=True)):
             if result.kind == "array" and not result.small:
+                self.nbytes += _size(result.value)
                 for place, slot in enumerate(slots):
                     self.keeps.setdefault(slot, []).append((number, place))
             elif result.keys:
@@ -119,6 +126,12 @@ def _fixed(plan: Plan) -> dict[int, Any]:
             if is_future(value):
                 out[slot] = value
     return out
+
+
+def _size(array: Any) -> float:
+    """Return how many bytes an array has; infinity if that is not known."""
+    plain = type(array._meta) is ndarray and not array.dtype.hasobject
+    return float(array.nbytes) if plain and array.nbytes == array.nbytes else inf
 
 
 def _nbytes(array: Any, block: int) -> int:

@@ -51,7 +51,7 @@ class Tasks:
         for place, argument in enumerate(arguments):
             if argument.kind == "chunked":
                 homes[place], _ = await self.network.places.locate(argument, direct=False)
-                blocks[place] = self.network.places.futures(argument)
+                blocks[place] = await self.network.places.futures(argument)
         what = (*homes.values(), *[arguments[place].value.name for place in homes])
         if what not in self.held:
             parts = await self.shares.divide(homes, arguments, self.network.places, everywhere=False)

@@ -21,7 +21,6 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dask.sizeof import sizeof
 from distributed.core import Status, error_message
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol import pickle
@@ -36,6 +35,7 @@ from graphopt.execute.packing import flat, nbytes, packed, round_again, unpacked
 from graphopt.execute.peers import HEAR, LINE, PATIENCE, PeerLost, Peers
 from graphopt.execute.resident import Binding, Missing, Resident
 from graphopt.execute.runs import BITS, Held, Pass, Stopped
+from graphopt.execute.shelf import Shelf
 
 __all__ = ["SERVE", "ReplayPlugin"]
 
@@ -46,6 +46,9 @@ SERVE = "graphopt-serve"
 
 #: A plan that has not run for so many seconds does not hold on to chunks.
 _IDLE = 2.0
+
+#: What the scheduler's message is called that a worker is to leave, say.
+_STATUS = "worker-status-change"
 
 
 class ReplayPlugin(WorkerPlugin):
@@ -60,11 +63,21 @@ class ReplayPlugin(WorkerPlugin):
         worker.handlers[SERVE] = self.replayer.serve
         worker.handlers[HEAR] = self.replayer.hear
         worker.handlers[LINE] = self.replayer.line
+        self.changes = worker.stream_handlers.get(_STATUS)
+        if self.changes is not None:
+            worker.stream_handlers[_STATUS] = self.changed
+
+    def changed(self, **about: Any) -> None:
+        """Pass on what the scheduler says about the worker's status; it may be about to leave."""
+        self.changes(**about)
+        self.replayer.shelf.warn()
 
     def teardown(self, worker: Any) -> None:
         """Remove them, and let go of everything."""
         for name in (SERVE, HEAR, LINE):
             worker.handlers.pop(name, None)
+        if self.changes is not None:
+            worker.stream_handlers[_STATUS] = self.changes
         self.replayer.close()
 
     def transition(self, key: Any, start: Any, finish: Any, **_: Any) -> None:
@@ -82,6 +95,7 @@ class Replayer:
     def __init__(self, worker: Any) -> None:
         self.worker = worker
         self.plans: dict[str, Held] = {}
+        self.shelf = Shelf(worker, self.gone)
         self.peers = Peers(worker, _here)
         _HERE[worker.address] = self
         self.ears = Ears()
@@ -95,6 +109,7 @@ class Replayer:
         """Do what a client asks for, until it goes away; then let go of all that it bound."""
         mine: set[str] = set()
         running: set[asyncio.Task[Any]] = set()
+        self.shelf.come(client, comm)
         try:
             comm.allow_offload = False
             await comm.write({"hello": self.worker.address})
@@ -111,6 +126,8 @@ class Replayer:
                 elif what == "drop":
                     mine.discard(message["plan"])
                     self.drop(message["plan"])
+                elif what == "forget":
+                    self.shelf.take(message["names"])
                 elif what == "close":
                     break
                 else:
@@ -126,6 +143,7 @@ class Replayer:
                 self.drop(name)
             for task in running:
                 task.cancel()
+            self.shelf.go(client, comm)
         return Status.dont_reply
 
     async def hear(self, comm: Any, peer: str) -> Any:
@@ -215,6 +233,7 @@ class Replayer:
             "bind": self.bind,
             "run": self.run,
             "loop": functools.partial(self.loop, functools.partial(_tell, comm, id)),
+            "register": self.shelf.register,
             "info": self.info,
             "ping": self.ping,
         }
@@ -252,7 +271,7 @@ class Replayer:
     async def bind(self, client: str, plan: str, part: Any) -> dict[str, Any]:
         """Take a part of a plan."""
         binding: Binding = unpacked(part)
-        resident = Resident(binding, self.worker.data, self.executor, self.worker.state.nthreads)
+        resident = Resident(binding, self.worker.data, self.executor, self.worker.state.nthreads, self.shelf)
         await self.job(blas.refresh)
         await self.peers.open({str(to) for phase in binding.part.phases for to, _ in phase.sends})
         if plan not in self.plans:
@@ -307,7 +326,7 @@ class Replayer:
                 await call.wait()
                 begun = False
             if kept:
-                await self.keep(client, call.held.resident.kept(kept, call.values))
+                await self.shelf.keep(client, call.held.resident.kept(kept, call.values))
             return self.result(call)
         except BaseException:
             call.held.over.add(call.run)
@@ -322,12 +341,23 @@ class Replayer:
         self.events.log(call.held.resident.binding.name, 1, call.seconds)
         return {"status": "OK", "values": out, "seconds": call.seconds}
 
-    def asked(self, client: str, line: Line, plan: str, run: int, names: Any, small: Mapping[int, Any]) -> None:
-        """Begin a run that a client asks for over a line."""
+    def asked(
+        self,
+        client: str,
+        line: Line,
+        plan: str,
+        run: int,
+        names: Any,
+        small: Mapping[int, Any],
+        made: Sequence[str | None],
+        dropped: Sequence[str],
+    ) -> None:
+        """Begin a run that a client asks for over a line. Results that stay go on the shelf, and what was dropped leaves it."""
 
         def answer(reply: dict[str, Any], patience: float = 0.0) -> None:
             try:
                 if "values" in reply:
+                    self.shelf.put(client, call.held.resident.kept(made, call.values))
                     reply["values"] = [flat(value) for value in reply["values"]]
             except Exception as error:  # a result that cannot be sent
                 reply = self.excuse(error)
@@ -354,6 +384,7 @@ class Replayer:
                 reply = self.excuse(error)
             answer(reply)
 
+        self.shelf.take(dropped)
         try:
             call = self.begin(plan, run, unpacked(names), {slot: round_again(value) for slot, value in small.items()})
             self.executor.submit(straight)
@@ -388,19 +419,6 @@ class Replayer:
         self.wind_down(held)
         log()
         return {"status": "OK", "number": loop.number, "values": packed(loop.leaves), "seconds": list(loop.each)}
-
-    # -- what stays ----------------------------------------------------------------------------------------------------
-
-    async def keep(self, client: str, data: Mapping[Any, Any]) -> None:
-        """Make results data that dask knows, wanted by the client."""
-        # The scheduler first: told by the worker of a key that it does not know, it would have it deleted.
-        sizes = {key: sizeof(value) for key, value in data.items()}
-        who_has = {key: [self.worker.address] for key in data}
-        try:
-            await self.worker.scheduler.update_data(who_has=who_has, nbytes=sizes, client=client)
-        except OSError as error:
-            raise Stopped(f"the scheduler does not answer: {error}") from error
-        self.worker.update_data(data=dict(data))
 
     def wind_down(self, plan: Held) -> None:
         """See to it that a plan that is not used any more lets go of chunks, so that dask may spill or move them."""
