@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
+import graphopt as go
 from solvers.families import Family
 from solvers.iterate import State
 from solvers.local import Pull, descended
@@ -101,7 +102,11 @@ class ADMM:
         if not change.any():
             return None
         slow = _certificate(objective, state) > _SLOW * state.certificate
-        new = self._round(objective, state.ahead, "fresh" if slow and state.fresh < _FRESH else "kept", state.blocks, state)
+        kind = "fresh" if slow and state.fresh < _FRESH else "kept"
+        try:
+            new = self._round(objective, state.ahead, kind, state.blocks, state)
+        except go.ClusterError:  # what chunks kept went with its worker: they start over, if dask has their rows
+            new = self._round(objective, state.ahead, "first", None, state)
         value = _value(objective, state)
         # ADMM goes up and down, but not in its first step from a start, which is one of proximal Newton.
         if _value(objective, new) <= value + max(0.0 if state.first else -state.promised, 1e-12 * abs(value)):

@@ -27,6 +27,7 @@ from conftest import QUIET
 from oracle import close
 
 import graphopt as go
+from solvers import L2, fit
 
 pytestmark = [pytest.mark.timeout(90), pytest.mark.slow]
 
@@ -219,6 +220,24 @@ def test_a_state_that_dask_never_knew_moves_with_what_its_worker_had(client: dis
         Y = move(Y, 2.0)
     client.retire_workers([sorted(pids(client))[0]], close_workers=True)
     assert close(move(Y, 2.0).compute(), whole * 32)
+
+
+def test_chunks_of_admm_start_over_when_what_they_kept_is_lost(client: distributed.Client) -> None:
+    X, whole = made(client)
+    y = client.persist((X[:, 0] > 0.5).astype(float))
+    distributed.wait(y, timeout=PATIENCE)
+    problem: dict[str, Any] = {"family": "logistic", "penalty": L2(1e-2), "tol": 1e-8}
+    expected = fit(whole, (whole[:, 0] > 0.5).astype(float), **problem)
+    killed: list[str] = []
+
+    def callback(point: Any, beta: Any) -> None:
+        if point.iteration == 3:
+            killed.append(kill(client))
+
+    found = fit(X, y, solver="admm", callback=callback, **problem)
+    assert killed
+    assert found.ok
+    assert np.abs(found.beta - expected.beta).max() < 1e-5
 
 
 def test_data_that_was_scattered_is_lost(client: distributed.Client, step: Any) -> None:
