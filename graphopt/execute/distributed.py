@@ -131,7 +131,7 @@ class Remote:
         if nbytes(given.values()) > LARGE:
             return None
         called = names if all([type(name) is str for name in names.values()]) else packed(names)
-        made = self.made()
+        made = self.made() if self.shares.keeps else []
         message = (called, {slot: flat(value) for slot, value in given.items()}, made)
         number, patience, bound.calling = next(bound.runs), deadline(), True
         try:

@@ -357,7 +357,8 @@ class Replayer:
         def answer(reply: dict[str, Any], patience: float = 0.0) -> None:
             try:
                 if "values" in reply:
-                    self.shelf.put(client, call.held.resident.kept(made, call.values))
+                    if made:
+                        self.shelf.put(client, call.held.resident.kept(made, call.values))
                     reply["values"] = [flat(value) for value in reply["values"]]
             except Exception as error:  # a result that cannot be sent
                 reply = self.excuse(error)
@@ -384,7 +385,8 @@ class Replayer:
                 reply = self.excuse(error)
             answer(reply)
 
-        self.shelf.take(dropped)
+        if dropped:
+            self.shelf.take(dropped)
         try:
             call = self.begin(plan, run, unpacked(names), {slot: round_again(value) for slot, value in small.items()})
             self.executor.submit(straight)
