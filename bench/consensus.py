@@ -31,7 +31,9 @@ from measure import machine, write_into
 
 from solvers import L1, ConsensusADMM, Huber, fit
 from solvers.consensus import teams
-from solvers.consensus.core import Core, Prox, Report, Rules
+from solvers.consensus.core import Core, Report, Rules
+from solvers.consensus.problem import solve
+from solvers.consensus.prox import Prox
 from solvers.consensus.record import Record, draw_residuals, draw_tasks
 from solvers.data import prepare
 from solvers.families import family_of
@@ -110,15 +112,16 @@ def policies(path: Path, chunks: int) -> dict[str, Any]:
 # -- on workers --------------------------------------------------------------------------------------------------------
 
 
-def _slowly(chunk: int, work: Callable[[], np.ndarray]) -> np.ndarray:
+def _slowly(*asked: Any) -> np.ndarray:
     begun = time.thread_time()
-    found = work()
+    found = solve(*asked)
     time.sleep((SLOWER - 1) * (time.thread_time() - begun))
     return found
 
 
-def _go_through(hook: Any) -> None:
-    teams.hook = hook
+def _solve_by(function: Callable[..., np.ndarray]) -> None:
+    """Let the tasks of this process solve by another function."""
+    teams.solve = function  # type: ignore[assignment]
 
 
 def measured(client: distributed.Client, family: Any, problem: dict[str, Any], rounds: int) -> dict[str, list[Record | Any]]:
@@ -131,7 +134,7 @@ def measured(client: distributed.Client, family: Any, problem: dict[str, Any], r
     kind = family_of(exact)
     objective = objective_of(prepare(X, y, kind), kind, options["penalty"], intercept=options.get("intercept", True))
     slow = min(client.scheduler_info()["workers"])
-    client.run(_go_through, _slowly, workers=[slow])
+    client.run(_solve_by, _slowly, workers=[slow])
     runs: dict[str, list[Any]] = {variant: [] for variant in VARIANTS}
     try:
         fit(X, y, family=family, solver=ConsensusADMM(rounds=1), max_iter=1, **options)  # compiles
@@ -141,7 +144,7 @@ def measured(client: distributed.Client, family: Any, problem: dict[str, Any], r
                 assert result.ok, result
                 found.append((near(result.record, objective, least), result))
     finally:
-        client.run(_go_through, None)
+        client.run(_solve_by, solve)
     return runs
 
 

@@ -90,8 +90,10 @@ class ADMM:
         return "ADMM"
 
     def refusal(self, objective: Objective) -> str | None:
-        if not objective.plain:
+        if objective.rows is None:
             return f"chunks have no problem of their own in the {objective.family.name} family; use ProximalNewton or Proximal"
+        if objective.floor > -np.inf:
+            return f"Hessians of chunks are no metric in the {objective.family.name} family; use ConsensusADMM or Proximal"
         return None
 
     def init(self, objective: Objective, beta: np.ndarray) -> _Consensus:
@@ -130,8 +132,9 @@ class ADMM:
         data, size = objective.data, objective.size
         how = np.array([1.0 / data.total, self.relax])
         given = () if kind == "first" else (blocks,)
-        z_ = objective.original(z)
-        kept, told = evaluated(_pass(objective.intercept, kind), data, objective.family, *given, z_, how)
+        make: Any = objective.rows
+        z_, body = objective.original(objective.seen(z)), _pass(make, objective.intercept, kind)
+        kept, told = evaluated(body, data, objective.family, *given, z_, how)
         sums = np.asarray(told)  # many are a dask array of one chunk
         at: Evaluation = objective.ridged(z, float(sums[0]), sums[1 : size + 1])
         # What chunks solve does not depend on units, but what is penalised is in those of the objective.
@@ -139,7 +142,7 @@ class ADMM:
         if kind == "kept" and before is not None:
             metric = before.metric
         else:
-            metric = objective.squared(sums[2 * size + 1 :].reshape(size, size))
+            metric = objective.steady(objective.squared(sums[2 * size + 1 :].reshape(size, size)))
         fresh = 0 if before is None else before.fresh + (kind != "kept")
         certificate = np.inf if before is None else _certificate(objective, before)
         if not (np.isfinite(at.value) and np.isfinite(pull).all()):
@@ -167,15 +170,15 @@ def _certificate(objective: Objective, state: State) -> float:
 
 
 @functools.cache
-def _pass(intercept: bool, kind: str) -> Callable[..., Any]:
+def _pass(make: Any, intercept: bool, kind: str) -> Callable[..., Any]:
     """Return the pass of a round.
 
     Its kinds: ``first`` takes gradients as duals; ``fresh`` goes on, with new metrics; ``kept`` goes on as it was.
     """
 
     def turn(family: Family, X: Any, y: Any, weights: Any, offset: Any, *more: Any) -> Any:
-        work = functools.partial(_solve, family=family, intercept=intercept, kind=kind)
-        size = X.shape[1] + intercept
+        work = functools.partial(_solve, make=make, family=family, intercept=intercept, kind=kind)
+        size = more[-2].shape[0]  # of z
         held = 2 * size + size * size
         width = held + 1 + 2 * size + (size * size if kind != "kept" else 0)
         out = by_chunks(work, width, X, y, weights, offset, *more)
@@ -186,14 +189,15 @@ def _pass(intercept: bool, kind: str) -> Callable[..., Any]:
 
 @np.errstate(all="ignore")  # what is not finite is returned as it is, and the client looks
 def _solve(
-    X: Any, y: np.ndarray, weights: Any, offset: Any, *more: Any, family: Family, intercept: bool, kind: str
+    X: Any, y: np.ndarray, weights: Any, offset: Any, *more: Any, make: type[Rows], family: Family, intercept: bool, kind: str
 ) -> np.ndarray:
     """Return what a chunk keeps, and after it what it tells: loss, gradient and pull on z, and its metric if it is new."""
     *kept, z, how = more
     blocks = kept[0] if kept else None
-    rows = Rows(family, intercept, float(how[0]), X, y, weights, offset)
+    rows = make(family, intercept, float(how[0]), X, y, weights, offset)
     size = len(z)
-    loss, gradient, metric = rows(z, hessian=kind != "kept", least=_CURVED * family.bound if np.isfinite(family.bound) else 0.0)
+    loss, gradient, curved = rows(z, hessian=kind != "kept", least=_CURVED * family.bound if np.isfinite(family.bound) else 0.0)
+    metric = None if curved is None else rows.steady(curved)
     if blocks is None:
         dual, solution = -gradient, z
     else:
@@ -205,7 +209,7 @@ def _solve(
     assert metric is not None
     ahead = z + float(how[1]) * (solution - z)
     pull = dual + metric @ (ahead - z)
-    told = [[loss], gradient, pull, *([] if kind == "kept" else [metric.ravel()])]
+    told = [[loss], gradient, pull, *([] if curved is None else [curved.ravel()])]
     return np.concatenate([dual, ahead, metric.ravel(), *told])
 
 

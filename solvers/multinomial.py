@@ -21,9 +21,9 @@ from solvers.data import Data, is_sparse
 from solvers.families import Family
 from solvers.objective import Evaluation, Objective, summed
 from solvers.penalties import Penalty
-from solvers.rows import by_chunks
+from solvers.rows import Rows, by_chunks, squared
 
-__all__ = ["Multinomial", "MultinomialObjective"]
+__all__ = ["Multinomial", "MultinomialObjective", "MultinomialRows"]
 
 #: How many numbers made of rows are held at a time while a Hessian is summed.
 _HELD = 1 << 16
@@ -102,22 +102,96 @@ class MultinomialObjective(Objective):
         return self._whole(beta, loss, gradient, self._hessian(*curved) if curved else None)
 
     def _hessian(self, square: Any) -> np.ndarray:  # type: ignore[override]
-        """Put in order, and give curvature to the directions that change no loss: then a step has no part in them.
+        return self.steady(_ordered(square, self.family.classes, self.data.features, self.intercept))
 
-        Without a penalty on them, Cholesky would divide rounding by rounding there. The gradient has no part in them, and
-        neither have the steps, whatever curvature they are given.
-        """
-        count, classes = self.data.features, self.family.classes
-        found = square.reshape(classes, count + 1, classes, count + 1).copy()
-        size = np.einsum("kjkj->j", found) / classes  # of the same size as the others
-        free = range(count + 1) if self.penalty.ridge == 0 and self.penalty.smooth else [count]
-        for j in free:
-            found[:, j, :, j] += size[j] / classes
-        coefs = found[:, :count, :, :count].reshape(self.penalised, self.penalised)
+    @property
+    def rows(self) -> type[Rows]:
+        return MultinomialRows
+
+    @property
+    def shifting(self) -> bool:
+        return True
+
+    def seen(self, beta: np.ndarray) -> np.ndarray:
+        found: np.ndarray = beta.copy()
+        w, b = found[: self.penalised].reshape(self.family.classes, -1), found[self.penalised :]
+        w -= w.mean(axis=0)
+        b -= b.mean() if self.intercept else 0.0
+        return found
+
+    def steady(self, hessian: np.ndarray) -> np.ndarray:
+        free = self.penalty.ridge == 0 and self.penalty.smooth
+        return _curving(hessian, self.family.classes, self.data.features, coefficients=free)
+
+
+class MultinomialRows(Rows):
+    """The loss of the rows of a chunk, of several classes."""
+
+    family: Multinomial
+
+    def __call__(
+        self, beta: np.ndarray, *, hessian: bool = False, least: float = 0.0
+    ) -> tuple[float, np.ndarray, np.ndarray | None]:
+        classes, count = self.family.classes, self.X.shape[1]
+        weights = self.weights
+        with np.errstate(all="ignore"):
+            found = _sums(self.X, self.y, weights, None, *self._split(beta), family=self.family, hessian=hessian)
+        found *= self.scale
+        size = (count + 1) * classes
+        gradient = found[1 : 1 + size if self.intercept else 1 + count * classes]
+        curved = _ordered(found[1 + size :], classes, count, self.intercept) if hessian else None
+        return float(found[0]), gradient, curved
+
+    def curvature(self, beta: np.ndarray, least: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        w, b = self._split(beta)
+        squares, cross, corner = np.zeros(w.shape), np.zeros(w.shape), np.zeros(len(w))
+        with np.errstate(all="ignore"):
+            for rows in self._slices():
+                X = self.X[rows]
+                h = np.maximum(self.family.second(np.asarray(X @ w.T) + b, self.y[rows]), least)
+                h = h if self.weights is None else h * self.weights[rows, None]
+                squares += np.asarray(squared(X).T @ h).T
+                cross += np.asarray(X.T @ h).T
+                corner += h.sum(axis=0)
         if not self.intercept:
-            return np.asarray(coefs)
-        cross = found[:, :count, :, count].reshape(self.penalised, classes)
-        return np.block([[coefs, cross], [cross.T, found[:, count, :, count]]])
+            return self.scale * squares.ravel(), np.zeros(cross.size)
+        return self.scale * np.append(squares, corner), self.scale * cross.ravel()
+
+    def steady(self, hessian: np.ndarray) -> np.ndarray:
+        return _curving(hessian, self.family.classes, self.X.shape[1], coefficients=True)
+
+    def _split(self, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        classes, count = self.family.classes, self.X.shape[1]
+        w = beta[: classes * count].reshape(classes, count)
+        return w, beta[classes * count :] if self.intercept else np.zeros(classes)
+
+
+def _ordered(square: np.ndarray, classes: int, count: int, intercept: bool) -> np.ndarray:
+    """Return the Hessian's sums in the order of what is looked for: they come class by class, the intercept last in each."""
+    found = square.reshape(classes, count + 1, classes, count + 1)
+    coefs = found[:, :count, :, :count].reshape(classes * count, classes * count)
+    if not intercept:
+        return np.array(coefs)
+    cross = found[:, :count, :, count].reshape(classes * count, classes)
+    return np.block([[coefs, cross], [cross.T, found[:, count, :, count]]])
+
+
+def _curving(hessian: np.ndarray, classes: int, count: int, *, coefficients: bool) -> np.ndarray:
+    """Give curvature to the directions that change no loss, of intercepts and perhaps of coefficients.
+
+    Without a penalty on them, Cholesky would divide rounding by rounding there. The gradient has no part in them, and
+    neither have the steps, whatever curvature they are given: here as much as others have.
+    """
+    found: np.ndarray = hessian.copy()
+    penalised = classes * count
+    coefs = found[:penalised, :penalised].reshape(classes, count, classes, count)
+    if coefficients:
+        for j, size in enumerate(np.einsum("kjkj->j", coefs) / classes**2):
+            coefs[:, j, :, j] += size
+        found[:penalised, :penalised] = coefs.reshape(penalised, penalised)
+    levels = found[penalised:, penalised:]
+    levels += np.trace(levels) / classes**2
+    return found
 
 
 def _slope(family: Multinomial, X: Any, y: Any, weights: Any, offset: Any, w: Any, b: Any) -> Any:

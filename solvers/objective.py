@@ -107,6 +107,34 @@ class Objective:
         return type(self) is Objective
 
     @property
+    def rows(self) -> type[Rows] | None:
+        """What evaluates the rows of a chunk by themselves, for methods whose chunks solve a problem; None if nothing does."""
+        return Rows if self.plain else None
+
+    @property
+    def classes(self) -> int:
+        """How many rows of coefficients there are, one after the other, and intercepts after them."""
+        return self.penalised // self.data.features
+
+    @property
+    def shifting(self) -> bool:
+        """Whether it changes no loss to add one vector to the coefficients of all classes, or a number to the intercepts."""
+        return False
+
+    @property
+    def floor(self) -> float:
+        """Below which the last of what is looked for cannot be."""
+        return -np.inf
+
+    def seen(self, beta: np.ndarray) -> np.ndarray:
+        """Return a point of the same loss without what changes no loss."""
+        return beta
+
+    def steady(self, hessian: np.ndarray) -> np.ndarray:
+        """Return a Hessian that curves wherever the objective does not, with this penalty, so that steps do not go there."""
+        return hessian
+
+    @property
     def size(self) -> int:
         """How many numbers are looked for."""
         return self.penalised + self.intercept

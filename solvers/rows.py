@@ -1,13 +1,14 @@
 """Rows: the loss of the rows of one chunk, in plain NumPy, for methods that solve something in every chunk.
 
-They go through a chunk in blocks of rows that stay in the cache from the linear predictor to the gradient. A chunk may be dense
-or CSR, and may have no rows. Numbers that are not finite are returned as they come, without a warning: callers look.
+Families with more to look for than a number for each feature have rows of their own, which answer the same. They go through a
+chunk in blocks of rows that stay in the cache from the linear predictor to the gradient. A chunk may be dense or CSR, and may
+have no rows. Numbers that are not finite are returned as they come, without a warning: callers look.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dask.array as da
@@ -18,10 +19,13 @@ import scipy.sparse
 from solvers import kernels
 from solvers.families import Family
 
-__all__ = ["Rows", "by_chunks", "factored"]
+__all__ = ["Rows", "by_chunks", "factored", "square", "squared"]
 
 #: Numbers in a block: fewer, and threads wait for each other between short calls; more, and blocks leave the cache.
 _BLOCK = 1 << 18
+
+#: Rows in a block of which squares are made.
+_ROWS = 2_048
 
 
 class Rows:
@@ -57,7 +61,7 @@ class Rows:
         count = self.X.shape[1]
         w, b = (beta[:-1], beta[-1]) if self.intercept else (beta, 0.0)
         loss, level, slope = 0.0, 0.0, np.zeros(count)
-        square, cross, corner = np.zeros((count, count) if hessian else (0, 0)), np.zeros(count), 0.0
+        squares, cross, corner = np.zeros((count, count) if hessian else (0, 0)), np.zeros(count), 0.0
         block = max(len(self), 1) if self.sparse else max(256, _BLOCK // count)
         with np.errstate(all="ignore"):
             for start in range(0, len(self), block):
@@ -73,15 +77,44 @@ class Rows:
                 level += float(r.sum())
                 if hessian:
                     h = self._weighed(np.maximum(self.family.second(eta, y), least), rows)
-                    square += _square(X, h)
+                    squares += square(X, h)
                     cross += X.T @ h
                     corner += float(h.sum())
         gradient = self.scale * (np.append(slope, level) if self.intercept else slope)
         if not hessian:
             return self.scale * loss, gradient, None
         if self.intercept:
-            square = np.block([[square, cross[:, None]], [cross[None], np.array([[corner]])]])
-        return self.scale * loss, gradient, self.scale * square
+            squares = np.block([[squares, cross[:, None]], [cross[None], np.array([[corner]])]])
+        return self.scale * loss, gradient, self.scale * squares
+
+    def curvature(self, beta: np.ndarray, least: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """Return the diagonal of the Hessian, and of each coefficient what it has with its intercept; 0 if there is none."""
+        w, b = (beta[:-1], beta[-1]) if self.intercept else (beta, 0.0)
+        squares, cross, corner = np.zeros(len(w)), np.zeros(len(w)), 0.0
+        with np.errstate(all="ignore"):
+            for rows in self._slices():
+                X = self.X[rows]
+                eta = X @ w + b + (0.0 if self.offset is None else self.offset[rows])
+                h = self._weighed(np.maximum(self.family.second(eta, self.y[rows]), least), rows)
+                squares += squared(X).T @ h
+                cross += X.T @ h
+                corner += float(h.sum())
+        if not self.intercept:
+            return self.scale * squares, np.zeros(len(w))
+        return self.scale * np.append(squares, corner), self.scale * cross
+
+    def steady(self, hessian: np.ndarray) -> np.ndarray:
+        """Return a Hessian that curves in all directions: where it never can, no gradient points, and no step goes."""
+        return hessian
+
+    def floor(self, z: np.ndarray) -> float | None:
+        """Return how small the last number may get in a chunk that is asked about z; None if it may be any."""
+        return None
+
+    def _slices(self) -> Iterator[slice]:
+        """Yield blocks of rows that stay in the cache while they are squared."""
+        for start in range(0, len(self), _ROWS):
+            yield slice(start, start + _ROWS)
 
     def _weighed(self, values: np.ndarray, rows: slice) -> np.ndarray:
         return values if self.weights is None else values * self.weights[rows]
@@ -110,14 +143,19 @@ def _told(X: Any, *rest: Any, work: Callable[..., np.ndarray], weighted: bool, s
     return work(X, y, weights, offset, *rest[1 + weighted + shifted :])[None]
 
 
-def _square(X: Any, h: np.ndarray) -> np.ndarray:
+def squared(X: Any) -> Any:
+    """Return the squares of what rows hold."""
+    return X.multiply(X) if scipy.sparse.issparse(X) else X * X
+
+
+def square(X: Any, h: np.ndarray) -> np.ndarray:
     """Return ``X.T diag(h) X``."""
     if scipy.sparse.issparse(X):
         found: np.ndarray = kernels.square(X, h)[0]
         return found
     scaled = X * np.sqrt(h)[:, None]  # NumPy multiplies a matrix by its own transpose in half the time
-    square: np.ndarray = scaled.T @ scaled
-    return square
+    product: np.ndarray = scaled.T @ scaled
+    return product
 
 
 def factored(matrix: np.ndarray) -> Any:

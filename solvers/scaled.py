@@ -18,11 +18,15 @@ import numpy as np
 
 from solvers.families import Huber
 from solvers.objective import Evaluation, Objective, back, gram, summed, times
+from solvers.rows import Rows, square, squared
 
-__all__ = ["ScaledHuber", "ScaledObjective"]
+__all__ = ["ScaledHuber", "ScaledObjective", "ScaledRows"]
 
 #: The least scale, relative to that of the labels: where all residuals can be 0, so would be the scale.
 _LEAST = 1e-10
+
+#: To which part of itself a scale shrinks at most, where chunks solve for theirs.
+_SHRUNK = 0.1
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,70 @@ class ScaledObjective(Objective):
         kept = [*range(self.penalised), *([self.penalised] if self.intercept else []), self.penalised + 1]
         return found[np.ix_(kept, kept)]
 
+    @property
+    def rows(self) -> type[Rows]:
+        return ScaledRows
+
+    @property
+    def floor(self) -> float:
+        return self._least
+
     def residual(self, beta: np.ndarray, gradient: np.ndarray) -> np.ndarray:
         """Return the proximal gradient; at its bound the scale may want to be smaller."""
         found = np.array(super().residual(beta, gradient))
         found[-1] = beta[-1] - max(beta[-1] - gradient[-1], self._least)
         return found
+
+
+class ScaledRows(Rows):
+    """The loss of the rows of a chunk, as a function of coefficients, intercept and scale.
+
+    A chunk by itself may be fitted better the smaller its scale is, without end, and cannot be where there is none. So a
+    chunk makes its scale no smaller than a part of the one that it is asked about; at the optimum all scales are that one.
+    """
+
+    def __call__(
+        self, beta: np.ndarray, *, hessian: bool = False, least: float = 0.0
+    ) -> tuple[float, np.ndarray, np.ndarray | None]:
+        size, scale = len(beta), float(beta[-1])
+        if not scale > 0:  # outside: who comes here turns back
+            return np.inf, np.zeros(size), np.eye(size) if hessian else None
+        loss, gradient, squares = 0.0, np.zeros(size), np.zeros((size, size) if hessian else (0, 0))
+        with np.errstate(all="ignore"):
+            for rows in self._slices():
+                X, z = self.X[rows], self._off(rows, beta)
+                near = self.family.first(z, 0.0)
+                r, turn = self._weighed(near, rows), self._weighed(0.5 - 0.5 * near * near, rows)
+                loss += scale * float(self._weighed(0.5 + self.family.losses(z, 0.0), rows).sum())
+                gradient += np.concatenate([X.T @ r, [r.sum()] if self.intercept else [], [turn.sum()]])
+                if hessian:
+                    h = self._weighed(np.maximum(self.family.second(z, 0.0), least), rows) / scale
+                    ends = np.array([np.ones(len(z)), -near][not self.intercept :])  # what rows have beside features
+                    cross = X.T @ (ends * h).T
+                    squares += np.block([[square(X, h), cross], [cross.T, (ends * h) @ ends.T]])
+        return self.scale * loss, self.scale * gradient, self.scale * squares if hessian else None
+
+    def curvature(self, beta: np.ndarray, least: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        count = self.X.shape[1]
+        squares, cross, ends = np.zeros(count), np.zeros(count), np.zeros(2)
+        with np.errstate(all="ignore"):
+            for rows in self._slices():
+                X, z = self.X[rows], self._off(rows, beta)
+                h = self._weighed(np.maximum(self.family.second(z, 0.0), least), rows) / beta[-1]
+                squares += squared(X).T @ h
+                cross += X.T @ h
+                ends += [h.sum(), self.family.first(z, 0.0) ** 2 @ h]
+        return self.scale * np.append(squares, ends[not self.intercept :]), self.scale * self.intercept * cross
+
+    def floor(self, z: np.ndarray) -> float:
+        return _SHRUNK * float(z[-1])
+
+    def _off(self, rows: slice, beta: np.ndarray) -> np.ndarray:
+        count = self.X.shape[1]
+        eta = self.X[rows] @ beta[:count] + (beta[count] if self.intercept else 0.0)
+        off: np.ndarray = eta + (0.0 if self.offset is None else self.offset[rows]) - self.y[rows]
+        off /= beta[-1]
+        return off
 
 
 def _slope(family: Huber, X: Any, y: Any, weights: Any, offset: Any, w: Any, b: Any, scale: Any) -> Any:

@@ -8,7 +8,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import dask
@@ -22,22 +22,43 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_solvers import FAMILIES, PENALTIES, chunked, problem
 
-from solvers import L1, L2, Box, ConsensusADMM, ElasticNet, Family, Multinomial, Penalty, Status, Unpenalised, families, fit
+from solvers import (
+    L1,
+    L2,
+    Box,
+    ConsensusADMM,
+    ElasticNet,
+    Family,
+    GroupL1,
+    Multinomial,
+    Penalty,
+    ScaledHuber,
+    Status,
+    Unpenalised,
+    families,
+    fit,
+)
 from solvers.consensus import teams
-from solvers.consensus.core import Ask, Core, Prox, Report, Rules
+from solvers.consensus.core import Ask, Core, Report, Rules
 from solvers.consensus.problem import Frame, Problem, look, problem_of, solve
+from solvers.consensus.prox import Prox
 from solvers.consensus.record import replay
+from solvers.data import prepare
+from solvers.fit import solve as solve_objective
+from solvers.local import Learned, Pull, descended
+from solvers.objective import Objective
+from solvers.rows import Rows, factored
 from solvers.units import Units
 
 VARIANTS = ("synchronous", "single", "batched")
 FEATURES = 4
+MORE: list[Family] = [Multinomial(3), ScaledHuber()]
 
 
 @pytest.fixture
-def hooked() -> Iterator[Callable[[Any], None]]:
-    """Set what tasks of this process go through, for the length of a test."""
-    yield lambda hook: setattr(teams, "hook", hook)
-    teams.hook = None
+def solved_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Set what solves in tasks of this process, for the length of a test."""
+    return lambda function: monkeypatch.setattr(teams, "solve", function)
 
 
 # -- the core ----------------------------------------------------------------------------------------------------------
@@ -244,6 +265,51 @@ def test_what_was_asked_in_an_earlier_leg_counts_no_more() -> None:
     core._check()
 
 
+@given(st.integers(0, 2**31), st.integers(2, 5), st.sampled_from(SMOOTH_OR_NOT), st.floats(0.01, 10))
+def test_an_update_is_the_best_whatever_classes_have_in_common(seed: int, classes: int, penalty: Penalty, rho: float) -> None:
+    """No other point near it has less of penalty and distance, the latter without what is common; nor does what s has count."""
+    rng = np.random.default_rng(seed)
+    penalised, size = 3 * classes, 4 * classes
+    prox = Prox(penalty, rng.uniform(0.1, 2, size), penalised, classes)
+    s = rng.normal(0, 0.5, size)
+
+    def cost(z: np.ndarray) -> float:
+        off = prox.seen(z - s)
+        ridge = 0.5 * penalty.ridge * float(z[:penalised] @ z[:penalised])
+        return penalty.value(z[:penalised]) + ridge + 0.5 * rho * float(prox.metric @ (off * off))
+
+    def common() -> np.ndarray:
+        return np.concatenate([np.tile(rng.normal(size=3), classes), np.full(classes, rng.normal())])
+
+    z = prox(s, rho)
+    np.testing.assert_allclose(prox.seen(prox(s + common(), rho)), prox.seen(z), atol=1e-9)
+    np.testing.assert_allclose(prox.seen(z + common()), prox.seen(z), atol=1e-12)
+    for scale in (1e-3, 1e-1, 1.0):
+        for change in (rng.normal(size=size), common(), rng.normal(size=size) * (rng.random(size) < 0.2)):
+            assert cost(z + scale * change) >= cost(z) - 1e-11
+
+
+@given(st.integers(0, 2**31), st.integers(2, 6), st.floats(-1, 2))
+def test_a_chunk_stays_above_a_floor(seed: int, size: int, floor: float) -> None:
+    """And is where the rest of its problem is solved there; whether Newton has a matrix or learns it."""
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(size + 2, size))
+    hessian, slope = root.T @ root + 0.1 * np.eye(size), rng.normal(size=size)
+    pull = Pull(rng.normal(size=size), rng.normal(size=size), rng.uniform(0.5, 2, size))
+
+    def evaluate(x: np.ndarray, *, hessian: Any = False, curved: np.ndarray = hessian) -> Any:
+        return 0.5 * x @ curved @ x + slope @ x, curved @ x + slope, curved
+
+    start = np.full(size, 3.0)
+    for factor in (factored(hessian + pull.matrix), np.diag(hessian) + pull.metric, Learned(np.diag(hessian) + pull.metric)):
+        x, _ = descended(evaluate, start, *evaluate(start)[:2], pull, factor, lambda x, left, first: left < 1e-20, floor)
+        gradient = evaluate(x)[1] + pull(x)[1]
+        assert x[-1] >= floor - 1e-12
+        np.testing.assert_allclose(gradient[:-1], 0, atol=1e-5)
+        assert gradient[-1] > -1e-5
+        assert x[-1] < floor + 1e-9 or gradient[-1] < 1e-5
+
+
 # -- problems of chunks ------------------------------------------------------------------------------------------------
 
 
@@ -263,7 +329,7 @@ def test_a_chunk_solves_what_it_is_asked(family: Family, make: Any) -> None:
     hessian = held(z, hessian=True)[2]
     if family.name != "huber":
         np.testing.assert_allclose(held.curvature(z)[0], np.diag(hessian), rtol=1e-9)
-        np.testing.assert_allclose(held.curvature(z)[1], hessian[-1], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(held.curvature(z)[1], hessian[-1, :-1], rtol=1e-9, atol=1e-12)
     scaled = problem_of(parts, family, True, Units(rng.random(5), 1.0 + rng.random(5), True))
     np.testing.assert_allclose(
         scaled.curvature(z)[0], np.diag(scaled(z, hessian=True)[2]), rtol=0.05 if family.name == "huber" else 1e-9
@@ -291,19 +357,112 @@ def test_least_squares_from_moments_are_those_of_the_rows() -> None:
 # -- the optimum -------------------------------------------------------------------------------------------------------
 
 
+def labelled(family: Family, rows: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    if not isinstance(family, Multinomial):
+        return problem(family, rows)
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((rows, 5))
+    scores = X @ rng.normal(0, 0.7, (5, family.classes)) + rng.gumbel(size=(rows, family.classes))
+    return X, scores.argmax(axis=1).astype(float)
+
+
+def of(penalty: Penalty, family: Family) -> Penalty:
+    """Return a penalty for as many coefficients as a family has."""
+    if isinstance(family, Multinomial) and isinstance(penalty, GroupL1):
+        return GroupL1(penalty.strength, penalty.groups * family.classes)
+    return penalty
+
+
+def settled(coef: np.ndarray, penalty: Penalty) -> np.ndarray:
+    """Return coefficients without what nothing settles: classes may move together within bounds."""
+    return coef - coef.mean(axis=0) if coef.ndim == 2 and isinstance(penalty, Box) else coef
+
+
 @pytest.mark.parametrize("penalty", PENALTIES, ids=lambda penalty: type(penalty).__name__)
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", [*FAMILIES, *MORE], ids=lambda family: family.name)
 @pytest.mark.parametrize("variant", [*[pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS[:2]], "batched"])
 def test_the_optimum_of_proximal_gradient(variant: str, family: Family, penalty: Penalty) -> None:
-    X, y = problem(family)
-    order = np.argsort(y)  # no chunk can fit alone
-    X, y = X[order], y[order]
+    X, y = labelled(family)
+    order = np.argsort(y, kind="stable")  # no chunk can fit alone
+    X, y, penalty = X[order], y[order], of(penalty, family)
     wanted = fit(X, y, family=family, penalty=penalty, solver="proximal", tol=1e-10, max_iter=20_000)
     solver = ConsensusADMM(variant)
     found = fit(*chunked(X, y, (60, 0, 1, 139, 150, 50)), family=family, penalty=penalty, solver=solver, tol=1e-8)
     assert found.status is Status.CONVERGED, found
     assert found.certificate <= 1e-8
+    np.testing.assert_allclose(settled(found.coef, penalty), settled(wanted.coef, penalty), atol=1e-6)
+    np.testing.assert_allclose(found.intercept, wanted.intercept, atol=1e-6)
+    if family.name == "scaled huber":
+        assert found.beta[-1] == pytest.approx(wanted.beta[-1], abs=1e-6)
+
+
+@pytest.mark.parametrize("penalty", [L2(0.01), L1(1e-4), L1(0.02)], ids=repr)
+def test_what_classes_have_in_common_is_for_the_penalty(penalty: Penalty) -> None:
+    """It takes no more rounds for a weak one, though chunks say nothing about it."""
+    X, y = labelled(Multinomial(4), 1_200)
+    for intercept in (True, False):
+        options: dict[str, Any] = {"family": Multinomial(4), "penalty": penalty, "intercept": intercept}
+        wanted = fit(X, y, tol=1e-10, **options)
+        start = np.full(wanted.beta.shape, 0.7)
+        found = fit(*chunked(X, y, (200,) * 6), solver=ConsensusADMM("synchronous"), start=start, tol=1e-8, **options)
+        assert found.ok, found
+        assert len(found.record.residuals) < 150
+        off = found.coef - wanted.coef  # there are as many classes above as below a middle one, and nothing says where that is
+        np.testing.assert_allclose(off - off.mean(axis=0), 0, atol=1e-6)
+        assert found.objective == pytest.approx(wanted.objective, rel=1e-12)
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("family", MORE, ids=lambda family: family.name)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_weights_units_and_csr_of_other_families(family: Family, sparse: bool, intercept: bool) -> None:
+    X, y = labelled(family)
+    X = X * (np.abs(X) > 0.5) * [1.0, 10.0, 0.1, 1.0, 3.0] + ([0.0, 3.0, 0.0, 0.0, 0.0] if not sparse else 0.0)
+    rng = np.random.default_rng(4)
+    weights = np.where(np.arange(len(y)) < 100, 0, rng.integers(0, 3, len(y)))
+    how: dict[str, Any] = {"family": family, "penalty": L1(0.01), "intercept": intercept, "standardize": True}
+    how |= {"weights": weights} if isinstance(family, Multinomial) else {"weights": weights, "offset": rng.random(len(y))}
+    wanted = fit(X, y, tol=1e-10, **how)
+    given_X, given_y = chunked(X, y, (100, 120, 180))
+    if sparse:
+        given_X = given_X.map_blocks(scipy.sparse.csr_matrix, meta=scipy.sparse.csr_matrix((0, 0)))
+    found = fit(given_X, given_y, solver="admm-async", tol=1e-9, **how)
+    assert found.ok, found
+    np.testing.assert_allclose(found.coef, wanted.coef, atol=1e-6)
+    np.testing.assert_allclose(found.intercept, wanted.intercept, atol=1e-6)
+
+
+def test_many_coefficients_make_no_hessian(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What chunks learn from their gradients serves as well."""
+    monkeypatch.setattr("solvers.consensus.problem._MANY", 3)
+    made: list[bool] = []
+    evaluate = Rows.__call__
+
+    def watched(self: Rows, beta: np.ndarray, *, hessian: bool = False, least: float = 0.0) -> Any:
+        made.append(hessian)
+        return evaluate(self, beta, hessian=hessian, least=least)
+
+    monkeypatch.setattr(Rows, "__call__", watched)
+    X, y = problem(families.Poisson())
+    order = np.argsort(y)
+    found = fit(*chunked(X[order], y[order], (50,) * 8), family="poisson", penalty=L1(0.01), solver="admm-async", tol=1e-8)
+    assert found.ok
+    assert made
+    assert not any(made)
+    np.testing.assert_allclose(found.beta, fit(X, y, family="poisson", penalty=L1(0.01), tol=1e-10).beta, atol=1e-6)
+
+
+def test_a_scale_that_chunks_would_make_0() -> None:
+    """In chunks of few rows all residuals can be 0; and where all rows can, what comes back says what it is."""
+    X, y = problem(families.Huber())
+    wanted = fit(X, y, family=ScaledHuber(), tol=1e-10)
+    found = fit(*chunked(X, y, (4,) * 100), family=ScaledHuber(), solver="admm-async", tol=1e-8)
+    assert found.ok
     np.testing.assert_allclose(found.beta, wanted.beta, atol=1e-6)
+    exact = X @ [1.0, 2.0, 3.0, 0.0, -1.0]
+    found = fit(*chunked(X, exact, (100,) * 4), family=ScaledHuber(), solver="admm-async", max_iter=30)
+    if found.ok:
+        np.testing.assert_allclose(found.coef, [1.0, 2.0, 3.0, 0.0, -1.0], atol=1e-4)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -387,10 +546,14 @@ def test_what_cannot_be_is_refused(options: Any, message: str) -> None:
         ConsensusADMM(**options)
 
 
-def test_several_classes_are_refused() -> None:
+def test_who_sums_up_otherwise_is_refused() -> None:
+    class Own(Objective):
+        """An objective that does not say how its rows go."""
+
     X, y = problem(families.Logistic())
+    own = Own(prepare(X, y, families.Logistic()), families.Logistic(), Unpenalised())
     with pytest.raises(ValueError, match="use ProximalNewton"):
-        fit(X, y, family=Multinomial(2), solver="admm-async")
+        solve_objective(own, "admm-async")
 
 
 def test_stopping_keeps_the_best_so_far() -> None:
@@ -409,45 +572,45 @@ def test_stopping_keeps_the_best_so_far() -> None:
     assert more.ok
 
 
-def test_ctrl_c_while_all_wait(hooked: Any) -> None:
+def test_ctrl_c_while_all_wait(solved_by: Any) -> None:
     """The signal comes while the caller waits for a chunk."""
     X, y = problem(families.Logistic())
     main, calls, lock = threading.main_thread().ident, [0], threading.Lock()
 
-    def press(chunk: int, work: Any) -> Any:
+    def press(*asked: Any) -> Any:
         with lock:
             calls[0] += 1
             if calls[0] == 25:
                 assert main is not None
                 signal.pthread_kill(main, signal.SIGINT)
                 time.sleep(0.05)
-        return work()
+        return solve(*asked)
 
-    hooked(press)
+    solved_by(press)
     found = fit(*chunked(X, y, (50,) * 8), family="logistic", solver="admm-async", tol=1e-9)
     assert found.status is Status.INTERRUPTED
     assert found.certificate < found.trace[0].certificate
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("consensus")]
 
 
-def test_an_error_in_a_chunk_is_raised(hooked: Any) -> None:
-    def fail(chunk: int, work: Any) -> Any:
+def test_an_error_in_a_chunk_is_raised(solved_by: Any) -> None:
+    def fail(*asked: Any) -> Any:
         raise OSError("the disk is gone")
 
-    hooked(fail)
+    solved_by(fail)
     X, y = problem(families.Logistic())
     with pytest.raises(OSError, match="the disk is gone"):
         fit(*chunked(X, y, (200, 200)), family="logistic", solver="admm-async")
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("consensus")]
 
 
-def test_a_chunk_that_is_slow_does_not_stop_the_others(hooked: Any) -> None:
-    def slow(chunk: int, work: Any) -> Any:
-        if chunk == 0:
+def test_a_chunk_that_is_slow_does_not_stop_the_others(solved_by: Any) -> None:
+    def slow(problem: Problem, ask: Ask, frame: Frame) -> Any:
+        if ask.chunk == 0:
             time.sleep(0.02)
-        return work()
+        return solve(problem, ask, frame)
 
-    hooked(slow)
+    solved_by(slow)
     X, y = problem(families.Logistic())
     with dask.config.set(num_workers=3):
         found = fit(*chunked(X, y, (50,) * 8), family="logistic", solver="admm-async", tol=1e-9)
@@ -487,13 +650,13 @@ def test_points_on_the_way_are_few() -> None:
 # -- on a cluster ------------------------------------------------------------------------------------------------------
 
 
-def _hook(hook: Any) -> None:
-    teams.hook = hook
+def _solve_by(function: Any) -> None:
+    teams.solve = function
 
 
-def _slow(chunk: int, work: Any) -> Any:
+def _slow(*asked: Any) -> Any:
     begun = time.perf_counter()
-    found = work()
+    found = solve(*asked)
     time.sleep(max(0.03, 9 * (time.perf_counter() - begun)))
     return found
 
@@ -563,11 +726,11 @@ def test_nothing_is_left_behind(client: distributed.Client, how: str) -> None:
 def test_a_worker_that_is_slow_does_not_stop_the_other(client: distributed.Client) -> None:
     X, y, here_X, here_y = on_cluster(client)
     slow = _first(client)
-    client.run(_hook, _slow, workers=[slow])
+    client.run(_solve_by, _slow, workers=[slow])
     try:
         found = fit(X, y, family="logistic", solver="admm-async", tol=1e-8)
     finally:
-        client.run(_hook, None)
+        client.run(_solve_by, solve)
     assert found.ok
     np.testing.assert_allclose(found.beta, fit(here_X, here_y, family="logistic", tol=1e-10).beta, atol=1e-6)
     served = [sum((task.place == slow) == is_slow for task in found.record.tasks) for is_slow in (True, False)]

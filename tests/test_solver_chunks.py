@@ -128,7 +128,7 @@ def test_what_cannot_be_is_said_before_anything_is_timed() -> None:
         fit(X, y, family="logistic", chunks="auto", start=[1.0])
     with pytest.raises(ValueError, match="is not smooth; use ProximalNewton"):
         fit(X, y, family="logistic", penalty=L1(0.1), solver="newton", chunks="auto")
-    with pytest.raises(ValueError, match="ADMM: chunks have no problem of their own"):
+    with pytest.raises(ValueError, match="ADMM: Hessians of chunks are no metric"):
         fit(X, y, family=ScaledHuber(), solver="admm", chunks="auto")
 
 

@@ -37,6 +37,7 @@ from solvers import (
 from solvers.data import prepare
 from solvers.fit import SOLVERS
 from solvers.objective import Objective
+from solvers.rows import Rows
 
 FAMILIES = list(families.FAMILIES.values())
 ROWS, FEATURES = 400, 5
@@ -69,12 +70,8 @@ def chunked(X: Any, y: Any, rows: tuple[int, ...]) -> tuple[da.Array, da.Array]:
 
 
 def accepted(solver: str, penalty: Penalty) -> bool:
-    return (
-        SOLVERS[solver].refusal(
-            type("of", (), {"penalty": penalty, "plain": True, "units": None, "family": families.Normal()})()
-        )
-        is None
-    )  # type: ignore[arg-type]
+    known = {"penalty": penalty, "plain": True, "rows": Rows, "floor": -math.inf, "units": None, "family": families.Normal()}
+    return SOLVERS[solver].refusal(type("of", (), known)()) is None  # type: ignore[arg-type]
 
 
 def objective(family: Family, penalty: Penalty, X: Any, y: Any, beta: np.ndarray, weights: Any = 1.0) -> float:

@@ -26,13 +26,13 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from solvers.penalties import Penalty
+from solvers.consensus.prox import Prox
 
-__all__ = ["Ask", "Core", "Prox", "Report", "Residuals", "Rules"]
+__all__ = ["Ask", "Core", "Report", "Residuals", "Rules"]
 
 #: rho is changed where one residual is so many times the other, by this factor, and so often at most: then it has to stay.
 _APART, _FACTOR, _CHANGES = 10.0, 2.0, 30
@@ -90,25 +90,6 @@ class Residuals(NamedTuple):
     dual: float
     rho: float
     relax: float
-
-
-@dataclass(frozen=True, eq=False)
-class Prox:
-    """The update of z: ``argmin g(z) + rho/2 |z - s|²_D``, for a penalty of the first ``penalised`` components."""
-
-    penalty: Penalty
-    metric: np.ndarray
-    penalised: int
-
-    def __call__(self, s: np.ndarray, rho: float) -> np.ndarray:
-        count = self.penalised
-        curved = rho * self.metric[:count]
-        steps = 1.0 / (curved + self.penalty.ridge)
-        # Where coefficients are tied together the metric is the same for all of them.
-        step: Any = steps if self.penalty.kinks is not None else float(steps[0])
-        z: np.ndarray = s.copy()
-        z[:count] = self.penalty.prox(curved * steps * s[:count], step)
-        return z
 
 
 @dataclass(frozen=True)
@@ -171,6 +152,8 @@ class Core:
     ----------
     z : numpy.ndarray
         The consensus.
+    seen : numpy.ndarray
+        What chunks are told of it: that without what changes no loss, if there is such.
     done : bool
         Whether the leg is over: then nothing is asked any more.
     residuals : list of Residuals
@@ -192,7 +175,8 @@ class Core:
         count = len(shares)
         self.rules, self.prox, self.rho, self.relax = rules, prox, rho, rules.relax
         self.shares = [float(share) for share in shares]
-        self.s, self.x, self.asked_z = np.array(s, float), np.tile(z, (count, 1)), [z] * count
+        seen = prox.seen(z)
+        self.s, self.x, self.asked_z = np.array(s, float), np.tile(seen, (count, 1)), [seen] * count
         self.asked_rho = [rho] * count
         self.apart = [0.0] * count  # |x_i - z|², of the z that it was asked with
         self.sum, self.primal = np.zeros_like(z), 0.0
@@ -214,7 +198,8 @@ class Core:
         self.waiting = 0  # reports since the last update
         self.heard: set[int] = set()  # in this round
         self._refresh()
-        self.z = self.begun = prox(self.sum, rho)
+        self.z = prox(self.sum, rho)
+        self.seen = self.begun = prox.seen(self.z)
 
     # -- events in, instructions out ----------------------------------------------------------------------------------
 
@@ -224,7 +209,7 @@ class Core:
         self.abandon(list(self.flying))
         self.done, self.rounds, self.least = False, 0, math.inf
         self.heard.clear()
-        self.begun = self.z
+        self.begun = self.seen
         return self._asks()
 
     def take(self, events: Iterable[Report]) -> list[Ask]:
@@ -277,13 +262,14 @@ class Core:
     # -- an update ----------------------------------------------------------------------------------------------------
 
     def _update(self) -> None:
-        old, self.waiting = self.z, 0
+        old, self.waiting = self.seen, 0
         self.updates += 1
         over = len(self.heard) == len(self.shares)
         if over:
             self._refresh()
         self.z = self.prox(self.sum, self.rho)
-        dual = self.rho * self._size(self.z - old)
+        self.seen = self.prox.seen(self.z)
+        dual = self.rho * self._size(self.seen - old)
         self.residuals.append(
             Residuals(self.updates, self.reports, math.sqrt(max(self.primal, 0.0)), dual, self.rho, self.relax)
         )
@@ -299,10 +285,10 @@ class Core:
         """End a round: say whether the leg is over, and let rho and the relaxation follow the residuals."""
         self.rounds += 1
         self.heard.clear()
-        primal, dual = math.sqrt(self.primal), self.rho * self._size(self.z - self.begun)
-        self.begun = self.z
+        primal, dual = math.sqrt(self.primal), self.rho * self._size(self.seen - self.begun)
+        self.begun = self.seen
         floor = self.rules.abstol * math.sqrt(len(self.z))
-        duals = self.rho * math.sqrt(float(np.array(self.shares) @ ((self.s - self.z) ** 2 @ self.prox.metric)))
+        duals = self.rho * math.sqrt(float(np.array(self.shares) @ ((self.s - self.seen) ** 2 @ self.prox.metric)))
         near = primal <= floor + self.rules.reltol * self._size(self.z)
         still = dual <= floor + self.rules.reltol * duals
         self.met = near and still
@@ -321,8 +307,8 @@ class Core:
         self.changes += 1
         new = self.rho * (_FACTOR if primal > dual else 1.0 / _FACTOR)
         # Duals rho D (s_i - z) stay as they are.
-        self.s = self.z + (self.s - self.z) * (self.rho / new)
-        self.sum = self.z + (self.sum - self.z) * (self.rho / new)
+        self.s = self.seen + (self.s - self.seen) * (self.rho / new)
+        self.sum = self.seen + (self.sum - self.seen) * (self.rho / new)
         self.rho, self.least = new, math.inf
 
     def _size(self, x: np.ndarray) -> float:
@@ -354,8 +340,8 @@ class Core:
     def _ask(self, chunk: int, place: Hashable) -> Ask:
         self.flying[chunk] = place
         self.load[place] = self.load.get(place, 0) + 1
-        self.asked_z[chunk], self.asked_rho[chunk] = self.z, self.rho
-        return Ask(chunk, 2.0 * self.z - self.s[chunk], self.z, self.x[chunk].copy(), self.rho)
+        self.asked_z[chunk], self.asked_rho[chunk] = self.seen, self.rho
+        return Ask(chunk, 2.0 * self.seen - self.s[chunk], self.seen, self.x[chunk].copy(), self.rho)
 
     def _check(self) -> None:
         """Assert what always holds."""

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from solvers.consensus.core import Core, Prox, Report, Residuals, Rules
-from solvers.consensus.problem import Frame
+from solvers.consensus.core import Core, Report, Residuals, Rules
+from solvers.consensus.problem import Frame, shifted
+from solvers.consensus.prox import Prox
 from solvers.consensus.record import Log, Record
 from solvers.consensus.teams import Team, team_of
 from solvers.iterate import State
@@ -135,7 +136,7 @@ class ConsensusADMM:
         return f"consensus ADMM, {self.variant}"
 
     def refusal(self, objective: Objective) -> str | None:
-        if not objective.plain:
+        if objective.rows is None:
             return f"chunks have no problem of their own in the {objective.family.name} family; use ProximalNewton or Proximal"
         return None
 
@@ -157,8 +158,11 @@ class ConsensusADMM:
         frame = _frame(objective, *(shares @ told[:, 1 + size :]).reshape(2, size))
         # Duals begin as gradients: then the first z is a step of proximal gradient, in the metric.
         z, gradients = frame.standard(beta), frame.pulled(told[:, 1 : 1 + size].T).T
-        s = z - gradients / (self.rho * frame.metric) if np.isfinite(gradients).all() else np.tile(z, (len(told), 1))
-        prox = Prox(objective.penalty, frame.metric, objective.penalised)
+        classes = objective.classes if objective.shifting else 1
+        prox = Prox(objective.penalty, frame.metric, objective.penalised, classes, objective.floor)
+        s = np.tile(prox.seen(z), (len(told), 1))
+        if np.isfinite(gradients).all():
+            s -= gradients / (self.rho * frame.metric)
         rules, slots = self._rules(team, len(told))
         return frame, (rules, prox, shares.tolist(), z, s, self.rho, list(team.places), slots, counted)
 
@@ -229,15 +233,17 @@ class ConsensusADMM:
         return False
 
 
-def _frame(objective: Objective, diagonal: np.ndarray, last: np.ndarray) -> Frame:
-    """Return coordinates in which the intercept goes with nothing else, with the diagonal of the Hessian there as metric.
+def _frame(objective: Objective, diagonal: np.ndarray, cross: np.ndarray) -> Frame:
+    """Return coordinates in which intercepts go with nothing else, with the diagonal of the Hessian there as metric.
 
     It is the same for all coefficients that are tied together, and their mean where it is not above 0.
     """
-    count, units = objective.penalised, None
-    if objective.intercept and last[-1] > 0 and np.isfinite(last).all():
-        units = Units(last[:-1] / last[-1], np.ones(count), True)
-        diagonal = diagonal - np.append(last[:-1] ** 2 / last[-1], 0.0)
+    count, classes, units = objective.penalised, objective.classes, None
+    level = float(diagonal[count : count + classes].sum()) if objective.intercept else 0.0
+    if level > 0 and np.isfinite(cross).all():
+        mean = cross[:count].reshape(classes, -1).sum(axis=0) / level
+        units = Units(mean, np.ones_like(mean), True, classes)
+        diagonal = shifted(units, diagonal, cross[:count])[0]
     known = np.isfinite(diagonal) & (diagonal > 1e-12 * max(float(diagonal.max()), 0.0))
     metric = np.where(known, diagonal, float(diagonal[known].mean()) if known.any() else 1.0)
     if objective.penalty.kinks is None:

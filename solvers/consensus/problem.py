@@ -13,7 +13,7 @@ import numpy as np
 
 from solvers.consensus.core import Ask
 from solvers.families import Family, Normal
-from solvers.local import Pull, descended
+from solvers.local import Learned, Pull, descended
 from solvers.moments import products
 from solvers.rows import Rows, factored
 from solvers.units import Units
@@ -23,8 +23,8 @@ __all__ = ["Frame", "Problem", "look", "problem_of", "solve"]
 #: A chunk's solution is off by at most this part of its distance from z, in the metric.
 _LOOSE = 1e-3
 
-#: Rows in a block that stays in the cache.
-_BLOCK = 2_048
+#: With more coefficients a Hessian costs more than what chunks learn without one.
+_MANY = 500
 
 #: No row curves less in the metric than this part of what it can: in Huber's tails it does not curve at all.
 _CURVED = 1e-2
@@ -60,7 +60,7 @@ class Problem:
     weight : float
         The sum of its weights.
     factor : tuple, or None
-        The Cholesky factor that was used last, and the rho that it was made with.
+        The factor that was used last, and the rho that it was made with.
     """
 
     def __init__(self, evaluate: Any, weight: float, units: Units | None, least: float) -> None:
@@ -82,36 +82,10 @@ class Problem:
         return loss, self.units.pulled(gradient), None if curved is None else self.units.squared(curved)
 
     def curvature(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the diagonal of the Hessian, and its last row; that is 0 where there is no intercept."""
+        """Return the diagonal of the Hessian, and of each coefficient what it has with its intercept; 0 if there is none."""
         units = self.units
-        diagonal, last = self.evaluate.curvature(x if units is None else units.original(x), self.least)
-        if units is None:
-            return diagonal, last
-        count = len(units.shift)
-        diagonal[:count] += units.shift * (units.shift * last[-1] - 2.0 * last[:count])
-        last[:count] -= units.shift * last[-1]
-        diagonal[:count] /= units.scale**2
-        last[:count] /= units.scale
-        return diagonal, last
-
-
-class _Chunk(Rows):
-    """The mean loss of the rows of a chunk, which tells the diagonal of its Hessian as well."""
-
-    def curvature(self, x: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
-        w, b = (x[:-1], x[-1]) if self.intercept else (x, 0.0)
-        squares, last = np.zeros(len(w)), np.zeros(len(w) + 1)
-        for start in range(0, len(self), _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            X = self.X[rows]
-            eta = X @ w + b + (0.0 if self.offset is None else self.offset[rows])
-            h = np.maximum(self.family.second(eta, self.y[rows]), least)
-            h = h if self.weights is None else h * self.weights[rows]
-            squares += (X.multiply(X) if self.sparse else X * X).T @ h
-            last += np.append(X.T @ h, h.sum())
-        if not self.intercept:
-            return self.scale * squares, np.zeros(len(w))
-        return self.scale * np.append(squares, last[-1]), self.scale * last
+        diagonal, cross = self.evaluate.curvature(x if units is None else units.original(x), self.least)
+        return (diagonal, cross) if units is None else shifted(units, diagonal, cross)
 
 
 class _Moments:
@@ -139,10 +113,23 @@ class _Moments:
 
     def curvature(self, x: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
         hessian = self(x, hessian=True)[2]
-        return np.diag(hessian).copy(), hessian[-1].copy() if self.intercept else np.zeros(len(x))
+        return np.diag(hessian).copy(), hessian[-1, :-1].copy() if self.intercept else np.zeros(len(x))
+
+    def floor(self, z: np.ndarray) -> None:
+        """Any will do."""
 
 
-def problem_of(parts: list[Any], family: Family, intercept: bool, units: Units | None) -> Problem:
+def shifted(units: Units, diagonal: np.ndarray, cross: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `Problem.curvature` does in other units."""
+    count, diagonal = len(cross), diagonal.copy()
+    across, own = cross.reshape(units.classes, -1), diagonal[:count].reshape(units.classes, -1)
+    levels = diagonal[count : count + units.classes, None] if units.intercept else 0.0
+    own += units.shift * (units.shift * levels - 2.0 * across)
+    own /= units.scale**2
+    return diagonal, ((across - units.shift * levels) / units.scale).ravel()
+
+
+def problem_of(parts: list[Any], family: Family, intercept: bool, units: Units | None, make: type[Rows] = Rows) -> Problem:
     """Return the problem of a chunk, given as rows, labels, weights and offset; the last two may be None."""
     X, y, weights, offset = parts
     y = y.ravel()
@@ -153,18 +140,19 @@ def problem_of(parts: list[Any], family: Family, intercept: bool, units: Units |
             told = products(X, s, y if offset is None else y - offset.ravel())
         return Problem(_Moments(told, X.shape[1] + 1, intercept), weight, units, 0.0)
     least = _CURVED * family.bound if np.isfinite(family.bound) else 0.0
-    return Problem(_Chunk(family, intercept, 1.0 / max(weight, 1e-300), X, y, weights, offset), weight, units, least)
+    return Problem(make(family, intercept, 1.0 / max(weight, 1e-300), X, y, weights, offset), weight, units, least)
 
 
 @np.errstate(all="ignore")
 def look(problem: Problem, z: np.ndarray) -> np.ndarray:
-    """Return the weight of a chunk, its gradient, the diagonal of its Hessian, and the last row of that, in one vector.
+    """Return the weight of a chunk, its gradient, and what `Problem.curvature` says, filled up with zeros, in one vector.
 
     Hessians are not made: that would cost as much as many solutions.
     """
     if not problem.weight > 0:
         return np.zeros(1 + 3 * len(z))
-    return np.concatenate([[problem.weight], problem(z)[1], *problem.curvature(z)])
+    diagonal, cross = problem.curvature(z)
+    return np.concatenate([[problem.weight], problem(z)[1], diagonal, cross, np.zeros(len(z) - len(cross))])
 
 
 @np.errstate(all="ignore")  # what is not finite is returned as it is, and the core ends the leg
@@ -177,18 +165,27 @@ def solve(problem: Problem, ask: Ask, frame: Frame) -> np.ndarray:
         loss, gradient, curved = problem(frame.original(x), hessian=hessian)
         return loss, frame.pulled(gradient), curved if curved is None or units is None else units.squared(curved)
 
-    pull = Pull(target, np.zeros_like(z), np.diag(rho * metric))
+    pull = Pull(target, np.zeros_like(z), rho * metric)
     held, whole = problem.factor, isinstance(problem.evaluate, _Moments)
     kept = held is not None and held[1] == rho
+    floor = problem.evaluate.floor(z)
+    if floor is not None and x[-1] < floor:
+        x = np.append(x[:-1], floor)
     loss, gradient, hessian = evaluate(x, hessian=whole and not kept)
     # A Hessian of rows costs as much as many gradients. The metric is the mean of their diagonals: where chunks are alike and
     # features are apart, it does as well.
-    factor = held[0] if held is not None and kept else factored(pull.metric + (hessian if whole else np.diag(metric)))
+    factor: Any = pull.metric + metric
+    if held is not None and kept:
+        factor = held[0]
+    elif whole:
+        factor = factored(pull.matrix + hessian)
+    elif len(z) > _MANY:
+        factor = Learned(factor)
 
     def enough(x: np.ndarray, left: float, first: float) -> bool:
         off = x - z
         return not left > _LOOSE**2 * rho * float(metric @ (off * off))
 
-    x, factor = descended(evaluate, x, loss, gradient, pull, factor, enough)
+    x, factor = descended(evaluate, x, loss, gradient, pull, factor, enough, floor)
     problem.factor = None if factor is None else (factor, rho)
     return x

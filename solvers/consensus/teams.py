@@ -8,10 +8,9 @@ are. So dask runs a task there, recomputes what a dead worker held, and runs aga
 from __future__ import annotations
 
 import contextlib
-import functools
 import queue
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
@@ -82,17 +81,11 @@ def team_of(objective: Objective) -> Team:
     return _Workers(objective, get.__self__) if on_cluster() else _Threads(objective)
 
 
-#: What every task goes through: called with the number of the chunk and the work, which it is to do. Tests and benches put
-#: something slow here.
-hook: Callable[[int, Callable[[], np.ndarray]], np.ndarray] | None = None
-
-
 def _answered(problem: Any, ask: Ask, frame: Frame, place: Hashable = None) -> Answer:
     """Solve, in a task."""
     begun = time.time()
-    work = functools.partial(solve, problem, Ask(*ask), frame)
-    x = work() if hook is None else hook(ask[0], work)
-    return Answer(ask[0], x, place, begun, time.time())
+    x = solve(problem, ask, frame)
+    return Answer(ask.chunk, x, place, begun, time.time())
 
 
 # -- in this process ----------------------------------------------------------------------------------------------------
@@ -260,4 +253,4 @@ def _on_worker(problem: Any, ask: Any, frame: Frame) -> tuple[Any, ...]:
 
 def _delayed(parts: list[Any], objective: Objective) -> Any:
     family: Family = objective.family
-    return delayed(problem_of, pure=False)(parts, family, objective.intercept, objective.units)
+    return delayed(problem_of, pure=False)(parts, family, objective.intercept, objective.units, objective.rows)
