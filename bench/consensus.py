@@ -42,6 +42,14 @@ from solvers.fit import objective_of
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/consensus.md"
 VARIANTS = ("synchronous", "single", "batched")
+#: Of each problem the family, and how many times fewer workers and chunks it has than are asked for.
+PROBLEMS: dict[str, tuple[Any, int, int]] = {
+    "document": (Huber(1e6), 1, 1),  # which is least squares, by rows
+    "two": (Huber(1e6), 2, 1),
+    "fewer": (Huber(1e6), 1, 3),
+    "moments": ("normal", 1, 1),
+    "policies": ("logistic", 1, 1),
+}
 SLOWER = 10
 NEAR = 1e-4
 
@@ -205,7 +213,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=100)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", default=["updates", "document", "moments", "policies"])
+    parser.add_argument("--only", nargs="+", default=["updates", *PROBLEMS])
     parser.add_argument("--data", type=Path, default=os.environ.get("BEMTPL97", ROOT / "../shared/data/beMTPL97.parquet"))
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
@@ -217,28 +225,23 @@ def main() -> None:
         print("\n".join(lines), flush=True)
         if arguments.write:
             write_into(PAGE, "updates", [f"{note}.", "", *lines])
-    makers: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
-        "document": lambda: (Huber(1e6), document(arguments.rows, arguments.chunks)),  # which is least squares, by rows
-        "moments": lambda: ("normal", document(arguments.rows, arguments.chunks)),
-        "policies": lambda: ("logistic", policies(Path(arguments.data), arguments.chunks // 4)),  # it has fewer rows
-    }
-    for name, make in makers.items():
-        if name not in arguments.only or (name == "policies" and not Path(arguments.data).exists()):
+    for name, (family, fewer_workers, fewer_chunks) in PROBLEMS.items():
+        if name not in arguments.only or (family == "logistic" and not Path(arguments.data).exists()):
             continue
-        family, problem = make()
-        chunks = problem["arrays"][1].numblocks[0]
+        workers, chunks = arguments.workers // fewer_workers, arguments.chunks // fewer_chunks
+        problem = policies(Path(arguments.data), chunks) if family == "logistic" else document(arguments.rows, chunks)
         quiet: dict[str, Any] = {"dashboard_address": ":0", "scheduler_kwargs": {"dashboard": False}}
         with (
             dask.config.set({"distributed.scheduler.work-stealing": True}),
-            distributed.LocalCluster(n_workers=arguments.workers, threads_per_worker=1, processes=True, **quiet) as cluster,
+            distributed.LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, **quiet) as cluster,
             distributed.Client(cluster) as client,
         ):
             runs = measured(client, family, problem, arguments.rounds)
-        head = f"{note}, {arguments.workers} workers of one thread, one {SLOWER} × slower, {chunks} uneven chunks"
+        head = f"{note}, {workers} workers of one thread, one {SLOWER} × slower, {chunks} uneven chunks"
         print("\n".join(["", name, *lines_of(runs)]), flush=True)
         if arguments.write:
             write_into(PAGE, name, [f"{head}.", "", *lines_of(runs)])
-            if name != "moments":
+            if name in ("document", "policies"):
                 draw(runs, ROOT / f"docs/consensus_{name}.svg")
 
 

@@ -696,6 +696,25 @@ def test_on_workers(client: distributed.Client, variant: str) -> None:
     assert not left(client, before)
 
 
+@given(st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 3), st.integers(1, 3))
+def test_short_chunks_of_one_place_share_a_task(seed: int, count: int, places: int, threads: int) -> None:
+    """Each is asked once, at its place; a slow place has smaller tasks; and a thread never has all its chunks in one."""
+    rng = np.random.default_rng(seed)
+    workers: Any = object.__new__(teams._Workers)
+    workers.client = type("client", (), {"nthreads": lambda self: dict.fromkeys(range(places), threads)})()
+    workers.where = rng.integers(0, places, count).tolist()
+    workers.seconds = [1e-3 * 10**where for where in workers.where]
+    slots, z = workers.slots, np.zeros(1)
+    asks = [Ask(int(chunk), z, z, z, 1.0) for chunk in rng.permutation(count)[: rng.integers(1, count + 1)]]
+    lots = list(workers._lots(asks))
+    assert sorted(ask.chunk for lot in lots for ask in lot) == sorted(ask.chunk for ask in asks)
+    for lot in lots:
+        (place,) = {workers.where[ask.chunk] for ask in lot}
+        assert len(lot) <= max(1, workers.where.count(place) / (4 * threads), 0.0)
+        assert len(lot) <= max(1, teams._WORTH / (1e-3 * 10**place)) + 1e-9
+        assert len(lot) * threads <= slots[place]
+
+
 @pytest.mark.parametrize("how", ["stop", "ctrl-c", "error"])
 def test_nothing_is_left_behind(client: distributed.Client, how: str) -> None:
     X, y, *_ = on_cluster(client)

@@ -67,7 +67,8 @@ class ConsensusADMM:
     staleness : int, optional
         Within how many updates every chunk reports, by waiting for it if need be; by default 20 times the number of chunks.
     in_flight : int, optional
-        How many chunks are asked at a time; by default twice the number of threads. When synchronous, all are.
+        How many chunks are asked at a time; by default two for each thread, and more where they are so short that a task on a
+        cluster takes several. When synchronous, all are.
     rho : float
         How strongly chunks are drawn together, in units of the mean curvature of the loss.
     relaxation : float
@@ -163,8 +164,9 @@ class ConsensusADMM:
         s = np.tile(prox.seen(z), (len(told), 1))
         if np.isfinite(gradients).all():
             s -= gradients / (self.rho * frame.metric)
+        places = list(team.places)
         rules, slots = self._rules(team, len(told))
-        return frame, (rules, prox, shares.tolist(), z, s, self.rho, list(team.places), slots, counted)
+        return frame, (rules, prox, shares.tolist(), z, s, self.rho, places, slots, counted)
 
     def _anew(self, objective: Objective, state: _Agreed) -> _Agreed:
         """Begin again from a state, with the metric there: the first does not serve where the Hessian is far from it."""

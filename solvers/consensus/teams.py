@@ -29,6 +29,10 @@ from solvers.stochastic.legs import on_cluster, parts_of
 
 __all__ = ["Answer", "Team", "team_of"]
 
+#: A task on a cluster solves for as many chunks as take so many seconds, but for no more than this part of a thread's: it costs
+#: client and scheduler five milliseconds on a small machine, whatever it does.
+_WORTH, _PART = 0.05, 0.25
+
 #: Chunks of up to so many bytes together are held in this process; of more than that, those that are being solved are.
 _HELD = 2 << 30
 
@@ -52,7 +56,7 @@ class Team(Protocol):
 
     @property
     def slots(self) -> dict[Hashable, int]:
-        """How many threads there are at each place."""
+        """How many chunks are solved at a time at each place, as far as that is worth while."""
 
     def look(self, z: np.ndarray) -> np.ndarray:
         """Return what `problem.look` says of each chunk, as rows."""
@@ -196,10 +200,13 @@ def _drained(done: queue.SimpleQueue[Any]) -> list[Any]:
 
 
 class _Workers:
-    """The workers of a cluster. Problems are futures, and every ask is a task of its own on one of them."""
+    """The workers of a cluster. Problems are futures, and a task solves one of them, or some at one place if they are short."""
 
     def __init__(self, objective: Objective, client: Any) -> None:
         self.client = client
+        self.seconds: list[float] = []  # that a chunk takes
+        self.where: list[Hashable] = []  # it was last
+        self.threads: dict[Hashable, int] = {}
         self.problems = client.compute([_delayed(parts, objective) for parts in parts_of(objective.data)])
         self.done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.flying: dict[str, Any] = {}
@@ -207,29 +214,55 @@ class _Workers:
     @property
     def places(self) -> Sequence[Hashable]:
         where = self.client.who_has(self.problems)
-        return [next(iter(where.get(future.key, ())), None) for future in self.problems]
+        self.where = [next(iter(where.get(future.key, ())), None) for future in self.problems]
+        return self.where
 
     @property
     def slots(self) -> dict[Hashable, int]:
-        return dict(self.client.nthreads())
+        self.threads = self.client.nthreads()
+        return {place: threads * self._lot(place) for place, threads in self.threads.items()}
+
+    def _lot(self, place: Hashable) -> int:
+        """Return how many chunks make a task at a place."""
+        chunks = [chunk for chunk, where in enumerate(self.where) if where == place]
+        if not chunks:
+            return 1
+        worth = _WORTH / max(float(np.median([self.seconds[chunk] for chunk in chunks])), 1e-6)
+        return max(1, int(min(worth, _PART * len(chunks) / self.threads.get(place, 1))))
 
     def keep(self, chunks: Sequence[int]) -> None:
         self.problems = [self.problems[chunk] for chunk in chunks]
+        self.seconds = [self.seconds[chunk] for chunk in chunks]
 
     def look(self, z: np.ndarray) -> np.ndarray:
-        return np.array(self.client.gather(self.client.map(look, self.problems, z=z, pure=False)))
+        seen = self.client.gather(self.client.map(_looked, self.problems, z=z, pure=False))
+        self.seconds = [seconds for seconds, _ in seen]
+        return np.array([told for _, told in seen])
 
     def ask(self, asks: Sequence[Ask], frame: Frame) -> None:
-        for ask in asks:
-            future = self.client.submit(_on_worker, self.problems[ask.chunk], tuple(ask), frame, pure=False)
+        for lot in self._lots(asks):
+            problems = [self.problems[ask.chunk] for ask in lot]
+            future = self.client.submit(_on_worker, problems, [tuple(ask) for ask in lot], frame, pure=False)
             self.flying[future.key] = future
             future.add_done_callback(self.done.put)
+
+    def _lots(self, asks: Sequence[Ask]) -> Iterator[list[Ask]]:
+        """Put together what is asked at the same place at the same time."""
+        here: dict[Hashable, list[Ask]] = {}
+        for ask in asks:
+            here.setdefault(self.where[ask.chunk], []).append(ask)
+        for place, some in here.items():
+            lot = self._lot(place)
+            yield from (some[start : start + lot] for start in range(0, len(some), lot))
 
     def arrived(self) -> list[Answer]:
         found: list[Any] = []
         while not found:  # what was cancelled is done, too
             found = [self.flying.pop(future.key) for future in _drained(self.done) if future.key in self.flying]
-        return [Answer(*answer) for answer in self.client.gather(found)]
+        answers = [Answer(*answer) for lot in self.client.gather(found) for answer in lot]
+        for chunk, _, place, begun, ended in answers:
+            self.where[chunk], self.seconds[chunk] = place, ended - begun
+        return answers
 
     def cancel(self) -> None:
         if self.flying:
@@ -245,10 +278,17 @@ class _Workers:
                 self.cancel()
 
 
-def _on_worker(problem: Any, ask: Any, frame: Frame) -> tuple[Any, ...]:
+def _on_worker(problems: list[Any], asks: list[Any], frame: Frame) -> list[tuple[Any, ...]]:
     from dask.distributed import get_worker
 
-    return tuple(_answered(problem, Ask(*ask), frame, get_worker().address))
+    place = get_worker().address
+    return [tuple(_answered(problem, Ask(*ask), frame, place)) for problem, ask in zip(problems, asks, strict=True)]
+
+
+def _looked(problem: Any, z: np.ndarray) -> tuple[float, np.ndarray]:
+    begun = time.perf_counter()
+    told = look(problem, z)
+    return time.perf_counter() - begun, told
 
 
 def _delayed(parts: list[Any], objective: Objective) -> Any:
