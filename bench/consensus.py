@@ -198,12 +198,21 @@ def draw(runs: dict[str, list[Any]], filename: Path) -> None:
         draw_residuals(axes[0, column], part)
         draw_tasks(axes[1, column], part)
         for row in axes[:, column]:
-            row.axvline(seconds, color="black", linestyle="--", linewidth=0.8)
+            row.axvline(seconds, color="black", linestyle="--", linewidth=0.8, label="objective within 1e-4 from here on")
             row.set(xlim=(0, end))
+        axes[0, column].set_title(f"{part.variant}: within 1e-4 after {seconds:.2f} s", fontsize=10)
+        axes[1, column].set_title(axes[1, column].get_title(), fontsize=10)
         for bars in axes[1, column].collections:
             bars.set_rasterized(True)
+    lines, labels = axes[0, 0].get_legend_handles_labels()
     for row in axes[0]:
         row.set(xlabel="")
+        row.get_legend().remove()
+    for row in axes[:, 1:].ravel():
+        row.set(ylabel="")
+    names = [text.get_text() for text in axes[1, 0].get_yticklabels()]
+    axes[1, 0].set_yticks(range(len(names)), [f"slow {names[0]}", *names[1:]])  # it is the first
+    figure.legend(lines, labels, loc="outside lower center", ncols=3)
     figure.savefig(filename, metadata={"Date": None}, dpi=150)
 
 

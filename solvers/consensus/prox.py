@@ -7,6 +7,7 @@ it was, as the rest is, it would go to its place by ``strength / rho`` a round, 
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,7 @@ class Prox:
             rows -= (weights * rows).sum(axis=0) / weights.sum(axis=0)
         return found
 
-    @property
+    @functools.cached_property
     def _shifting(self) -> bool:
         """Whether there is anything in common; coefficients that are tied together otherwise stay drawn to where they were."""
         return self.classes > 1 and self.penalty.kinks is not None

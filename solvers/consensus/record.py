@@ -126,8 +126,9 @@ class Record:
 
 def draw_residuals(axes: Any, record: Record) -> None:
     """Draw the residuals of a run: lines that differ without colour."""
-    axes.semilogy(record.seconds, [max(found.primal, 1e-17) for found in record.residuals], "-", label="primal: disagreement")
-    axes.semilogy(record.seconds, [max(found.dual, 1e-17) for found in record.residuals], ":", label="dual: movement")
+    for name, style, width in (("primal: disagreement", "-", 1.5), ("dual: movement", ":", 1.0)):
+        values = [max(getattr(found, name.split(":")[0]), 1e-17) for found in record.residuals]
+        axes.semilogy(record.seconds, values, style, linewidth=width, label=name)
     axes.set(xlabel="seconds", ylabel="residual", title=record.variant)
     axes.legend()
 
@@ -142,7 +143,7 @@ def draw_tasks(axes: Any, record: Record) -> None:
     places: list[Hashable] = list(dict.fromkeys(place for place, _ in lanes))
     names = [f"worker {places.index(place)}" if place != "here" else "threads" for place, _ in lanes]
     axes.set_yticks(range(len(lanes)), names)
-    axes.set(xlabel="seconds", title=f"{record.variant}: {len(record.tasks)} tasks")
+    axes.set(xlabel="seconds", title=f"{record.variant}: {len(record.tasks)} chunks solved")
     axes.invert_yaxis()
 
 
