@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import pickle
+import queue
 import threading
 import warnings
 import weakref
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from typing import Any, ClassVar
 
@@ -36,10 +39,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, PolynomialFeatures, StandardScaler, TargetEncoder
 from sklearn.svm import SVC, LinearSVC
+from sklearn.svm import _base as caller
 from sklearn.tree import DecisionTreeClassifier
 
 import solvers
 from solvers.search import GridSearchCV, HalvingGridSearchCV, RandomizedSearchCV
+from solvers.search.apart import apart
 from solvers.search.draws import Watched
 from solvers.search.tokens import token
 
@@ -491,15 +496,33 @@ PIPELINE = Pipeline([("pca", PCA()), ("model", LogisticRegression())])
 GRID = {"pca__n_components": [2, 3], "model__C": [0.1, 1.0]}
 
 
+class Hiding(ClassifierMixin, BaseEstimator):
+    """A classifier whose parameters do not say that it is one of liblinear's."""
+
+    def __init__(self, C: float = 1.0) -> None:
+        self.C = C
+
+    def fit(self, X: Any, y: Any) -> Any:
+        self.estimators_ = [LinearSVC(C=self.C, dual=True, random_state=0, max_iter=50).fit(X, y)]
+        return self
+
+
 @pytest.mark.parametrize(
     ("model", "name"),
     [
         (LogisticRegression(solver="liblinear", penalty="l1", random_state=0), "C"),
-        (OneVsRestClassifier(LinearSVC(random_state=0, max_iter=50)), "estimator__C"),
+        (OneVsRestClassifier(LinearSVC(dual=True, random_state=0, max_iter=50)), "estimator__C"),
+        (Hiding(), "C"),
     ],
 )
-def test_seeds_hold_where_threads_share_a_generator(model: Any, name: str) -> None:
+@pytest.mark.parametrize("copies", [True, False], ids=["copies", "one after the other"])
+def test_seeds_hold_where_threads_share_a_generator(
+    model: Any, name: str, copies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """liblinear's: fits at a time on threads drew from each other's sequence, and ended elsewhere within their tolerance."""
+    if not copies:
+        monkeypatch.setattr("solvers.search.apart._FREE", _of_the_first(queue.LifoQueue()))
+        monkeypatch.setattr("solvers.search.apart._copied", lambda: 1 / 0)
 
     def weight(estimator: Any, X: Any, y: Any) -> float:
         return float(np.sum(getattr(estimator, "estimators_", [estimator])[0].coef_))
@@ -513,6 +536,33 @@ def test_seeds_hold_where_threads_share_a_generator(model: Any, name: str) -> No
     for fold in range(3):
         found, expected = (search.cv_results_[f"split{fold}_test_score"] for search in (ours, plain))
         assert found.tolist() == expected.tolist()
+
+
+def _of_the_first(free: queue.LifoQueue[Any]) -> queue.LifoQueue[Any]:
+    free.put({name: getattr(caller, name).shared for name in ("liblinear", "libsvm", "libsvm_sparse")})
+    return free
+
+
+@pytest.mark.parametrize(
+    ("name", "call"), [("liblinear", "train_wrap"), ("libsvm", "fit"), ("libsvm_sparse", "libsvm_sparse_train")]
+)
+def test_fits_at_a_time_have_libraries_of_their_own(name: str, call: str) -> None:
+    """libsvm draws where it calibrates probabilities, for each pair of classes; there seeds went astray in one fit of fifty."""
+    together = threading.Barrier(2, timeout=60)
+    library = getattr(caller, name)
+
+    def held(nested: bool) -> Any:
+        with apart(), apart() if nested else contextlib.nullcontext():
+            first = getattr(library, call)
+            together.wait()
+            assert getattr(library, call) is first
+            return first
+
+    outside = getattr(library, call)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(held, [True, False])
+    assert first is not second
+    assert getattr(library, call) is outside
 
 
 @pytest.mark.parametrize("scheduler", ["sync", "threads", pytest.param("processes", marks=pytest.mark.slow)])

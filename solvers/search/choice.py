@@ -85,7 +85,7 @@ def refitted(setting: Setting, table: Table, choice: Choice) -> tuple[Any, float
         params = choice.results["params"][choice.index]
         estimator = clone(setting.estimator).set_params(**clone(params, safe=False))
         labels = () if table.y is None else (table.y,)
-        with apart(estimator):
+        with apart():
             start = time.time()
             estimator.fit(table.X, *labels, **table.fit_params)
             return estimator, time.time() - start

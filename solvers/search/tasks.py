@@ -116,7 +116,7 @@ def extended(
                     return Part((clone(node.estimator),), X)
             options = {name.partition("__")[2]: rows_of.fit_params[name] for name in node.params}
             given = {name: Given(part.fitted[-1], part.output) for (name, _), part in zip(node.members, inner, strict=True)}
-            with apart(node.estimator):
+            with apart():
                 fitted, output = _fitted(clone(node.estimator), X, rows_of.y_train, options, given)
     except Exception:
         return Part(lost=True)  # whoever fits it for himself will say why
@@ -261,7 +261,7 @@ class _Trial:
     def _quick(self, estimator: Any, there: Cut, scorer: Any) -> Score:
         """Fit and score; raise if anything is out of the ordinary."""
         labels = () if there.y_train is None else (there.y_train,)
-        with apart(estimator):
+        with apart():
             start = time.time()
             estimator.fit(_own(estimator, there.X_train), *labels, **there.fit_params)
             fitted = time.time()
@@ -276,7 +276,7 @@ class _Trial:
     def _plainly(self, candidate: Candidate, before: Any) -> Score:
         """Fit and score by scikit-learn's own function."""
         estimator = clone(self.setting.estimator) if before is None else self._estimator(candidate, before)
-        with apart(estimator, candidate.params):
+        with apart():
             out = validation._fit_and_score(
                 estimator,
                 self.table.X,
