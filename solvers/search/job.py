@@ -20,7 +20,7 @@ from solvers.search.choice import Choice, bare, choose, chosen, in_order, refitt
 from solvers.search.graph import build
 from solvers.search.lazy import fold_table, is_lazy, of_ours, one_by_one, whole_table
 from solvers.search.outline import Plan, distinct, outline
-from solvers.search.run import Place, run
+from solvers.search.run import Place, held, run
 from solvers.search.tasks import is_square
 from solvers.search.values import Fold, Score, Setting, Table
 
@@ -76,7 +76,11 @@ class Job:
         for name, values in (more_results or {}).items():
             self.more[name] += values
         plans = outline(self.setting.estimator, candidates, self.table.fit_params, apart=is_square(self.table.X))
-        (self._here if self.ours else self._there)(candidates, folds, plans)
+        if self.ours:
+            self._here(candidates, folds, plans)
+        else:
+            with held(self.place) as blas:
+                self._there(candidates, folds, plans, blas)
         self.search._savings = Savings.of(self.rounds)
         if self.choice is None:
             return self._chosen(decide=False).results
@@ -124,7 +128,7 @@ class Job:
         self.outs += [scores[i, f].out for i in range(len(candidates)) for f in range(len(folds))]
         self.rounds.append(count(None, plans, len(folds), scores))
 
-    def _there(self, candidates: list[dict[str, Any]], folds: list[Fold], plans: list[Plan]) -> None:
+    def _there(self, candidates: list[dict[str, Any]], folds: list[Fold], plans: list[Plan], blas: int | None) -> None:
         """Evaluate candidates by one graph, which chooses and refits, too, if there are no more to come."""
         graph: dict[Any, Any] = {}
         setting, tables, folds = self._inputs(graph, folds)
@@ -147,7 +151,7 @@ class Job:
             told = (bare(self.search), self.metric, candidates, work.layout, len(folds))
             graph[keys[-1]] = Task(keys[-1], chosen, *told, *parts)
             if self.search.refit:
-                keys.append(self._refit(graph, setting, keys[-1]))
+                keys.append(self._refit(graph, setting, keys[-1], blas))
         weights = dict(zip(work.layout.keys, work.layout.sizes, strict=True))
         found = run(self.place, graph, keys, weights, bool(getattr(self.search, "progress", False)))
         scores = in_order([score for part in found[: len(weights)] for score in part], work.layout, len(folds))
@@ -180,11 +184,11 @@ class Job:
         graph[key] = DataNode(key, held) if held is value else held
         return key
 
-    def _refit(self, graph: dict[Any, Any], setting: Any, choice: Any) -> Any:
+    def _refit(self, graph: dict[Any, Any], setting: Any, choice: Any, blas: int | None) -> Any:
         """Add the fit of the best to a graph; return its key."""
         table = whole_table(graph, self.table) if self.lazy else self._put(graph, "table", self.table)
         key = ("refit", self.name, tokenize(choice))
-        graph[key] = Task(key, refitted, TaskRef(setting), TaskRef(table), TaskRef(choice))
+        graph[key] = Task(key, refitted, TaskRef(setting), TaskRef(table), TaskRef(choice), blas)
         return key
 
     def _refitted(self, choice: Choice) -> Any:
@@ -194,7 +198,7 @@ class Job:
         graph: dict[Any, Any] = {}
         key = ("choice", self.name)
         graph[key] = DataNode(key, choice)
-        last = self._refit(graph, self._put(graph, "setting", self.setting), key)
+        last = self._refit(graph, self._put(graph, "setting", self.setting), key, None)
         return run(self.place, graph, [last], {}, False)[0]
 
 

@@ -1,4 +1,4 @@
-"""Run: a graph, by whatever scheduler dask has, with a bar, and with BLAS held to the threads that are left to each task."""
+"""Run: a graph, by whatever scheduler dask has, with a bar; and hold BLAS to the threads that are left to each task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import graphopt as go
 from solvers.search.graph import policy
 from solvers.search.values import busy
 
-__all__ = ["Place", "run"]
+__all__ = ["Place", "held", "run"]
 
 
 class Place:
@@ -82,7 +82,7 @@ def run(place: Place, graph: Mapping[Any, Any], keys: Sequence[Any], weights: Ma
         Whether to show it.
     """
     made = go.optimize(graph, list(keys), policy(place.threads, len(weights)))
-    with _bar(progress, weights) as told, _held(place):
+    with _bar(progress, weights) as told:
         if place.client is not None:
             futures = place.client.get(made, list(keys), sync=False)
             return _collected(place.client, futures, keys, told)
@@ -131,15 +131,20 @@ def _bar(progress: bool, weights: Mapping[Any, int]) -> Iterator[_Told]:
 
 
 @contextlib.contextmanager
-def _held(place: Place) -> Iterator[None]:
-    """Leave each task its part of the processors: two threads that both start two threads of BLAS get in each other's way."""
+def held(place: Place) -> Iterator[int | None]:
+    """Leave each task its part of the processors: two threads that both start two threads of BLAS get in each other's way.
+
+    Yields how many threads BLAS had before it was held to fewer, if it is.
+    """
     if place.kind == "dask.multiprocessing":
         place.options.setdefault("initializer", _hold_here)
     if place.kind != "dask.threaded" or place.threads == 1:
-        yield
+        yield None
         return
-    with threadpoolctl.threadpool_limits(max(1, (os.cpu_count() or 1) // place.threads), user_api="blas"):
-        yield
+    found = threadpoolctl.ThreadpoolController().select(user_api="blas")
+    before = max((library["num_threads"] for library in found.info()), default=1)
+    with found.limit(limits=min(before, max(1, (os.cpu_count() or 1) // place.threads))):
+        yield before
 
 
 def _hold_here() -> None:
