@@ -25,7 +25,7 @@ class Shared:
     estimator : str
         What was fitted.
     before : int or None
-        The number of the shared fit whose output it was fitted on; None for rows.
+        The number of the shared fit whose output it was fitted on, or that it was cut out of; None for rows.
     candidates : int
         How many candidates there are behind it.
     lost : bool
@@ -44,7 +44,7 @@ class Savings:
     """What a search did, and what it did not do twice. Printing it shows all.
 
     Fits are those of steps: of a pipeline of two, a plain search fits two for each candidate and fold. Refitting the best is
-    not counted, for it is the same.
+    not counted, for it is the same; nor is what is cut out of another fit.
 
     Attributes
     ----------
@@ -136,14 +136,19 @@ def count(work: Work | None, plans: Sequence[Plan], folds: int, scores: dict[Any
                 nodes[one.key] = one
     if work is not None:
         for node in work.nodes.values():
-            if not node.inner:
+            if not node.inner and node.whole is None:  # what is cut out of another is no fit
                 done[node.name] += 1
     at = {key: i for i, key in enumerate(nodes)}
     shared = tuple(
-        Shared(node.name, _short(node.estimator), at[node.before.key] if node.before else None, behind[key], key in set(lost))
+        Shared(node.name, _short(node.estimator), _place(at, node), behind[key], key in set(lost))
         for key, node in nodes.items()
     )
     return Savings(len(plans), folds, dict(plain), dict(done), shared)
+
+
+def _place(at: dict[str, int], node: Node) -> int | None:
+    source = node.whole or node.before
+    return at[source.key] if source else None
 
 
 def _short(estimator: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import time
 import warnings
@@ -12,7 +11,6 @@ from typing import Any
 
 from sklearn.base import clone
 from sklearn.model_selection import _validation as validation
-from threadpoolctl import threadpool_limits
 
 from solvers.search.apart import apart
 from solvers.search.graph import Layout
@@ -81,16 +79,13 @@ def choose(
     return Choice(results, index, metric, multimetric, tuple((str(one.message), one.category) for one in caught))
 
 
-def refitted(setting: Setting, table: Table, choice: Choice, blas: int | None = None) -> tuple[Any, float]:
-    """Fit the best candidate on all rows; return it, and how many seconds that took.
-
-    Nothing else is left to do by then, so BLAS may have all its threads again, if it was held to some.
-    """
+def refitted(setting: Setting, table: Table, choice: Choice) -> tuple[Any, float]:
+    """Fit the best candidate on all rows; return it, and how many seconds that took."""
     with at_work(setting):
         params = choice.results["params"][choice.index]
         estimator = clone(setting.estimator).set_params(**clone(params, safe=False))
         labels = () if table.y is None else (table.y,)
-        with apart(), contextlib.nullcontext() if blas is None else threadpool_limits(blas, user_api="blas"):
+        with apart():
             start = time.time()
             estimator.fit(table.X, *labels, **table.fit_params)
             return estimator, time.time() - start

@@ -141,8 +141,9 @@ class _Builder:
     def part(self, f: int, node: Node) -> TaskRef:
         """Return the fit of a node, made after all that it reads."""
         before = self.part(f, node.before) if node.before else None
+        whole = self.part(f, node.whole) if node.whole else None
         inner = [self.part(f, part) for _, part in node.members]
-        found = self._task("member" if node.inner else "fit", f, node.key, extended, self.rows(f), node, before, *inner)
+        found = self._task("member" if node.inner else "fit", f, node.key, extended, self.rows(f), node, before, whole, *inner)
         self.nodes[found.key] = node
         return found
 

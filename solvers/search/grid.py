@@ -53,7 +53,7 @@ class GridSearchCV(theirs.GridSearchCV, SharedSearch):  # type: ignore[misc]
     >>> search.best_params_
     {'logisticregression__C': 10.0, 'pca__n_components': 3}
     >>> search.explain().plain["pca"], search.explain().done["pca"]
-    (18, 6)
+    (18, 3)
     """
 
     def __init__(

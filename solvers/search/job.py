@@ -75,12 +75,9 @@ class Job:
         self.candidates += candidates
         for name, values in (more_results or {}).items():
             self.more[name] += values
-        plans = outline(self.setting.estimator, candidates, self.table.fit_params, apart=is_square(self.table.X))
-        if self.ours:
-            self._here(candidates, folds, plans)
-        else:
-            with held(self.place) as blas:
-                self._there(candidates, folds, plans, blas)
+        shape = min(len(fold.train) for fold in folds), *getattr(self.table.X, "shape", ())[1:2]
+        plans = outline(self.setting.estimator, candidates, self.table.fit_params, apart=is_square(self.table.X), shape=shape)
+        (self._here if self.ours else self._there)(candidates, folds, plans)
         self.search._savings = Savings.of(self.rounds)
         if self.choice is None:
             return self._chosen(decide=False).results
@@ -128,8 +125,11 @@ class Job:
         self.outs += [scores[i, f].out for i in range(len(candidates)) for f in range(len(folds))]
         self.rounds.append(count(None, plans, len(folds), scores))
 
-    def _there(self, candidates: list[dict[str, Any]], folds: list[Fold], plans: list[Plan], blas: int | None) -> None:
-        """Evaluate candidates by one graph, which chooses and refits, too, if there are no more to come."""
+    def _there(self, candidates: list[dict[str, Any]], folds: list[Fold], plans: list[Plan]) -> None:
+        """Evaluate candidates by one graph, which chooses, too, if there are no more to come.
+
+        It refits as well, but for threads: they hold BLAS to its part, which may have all processors when nothing else runs.
+        """
         graph: dict[Any, Any] = {}
         setting, tables, folds = self._inputs(graph, folds)
         work = build(
@@ -150,16 +150,17 @@ class Job:
             parts = [TaskRef(key) for key in work.layout.keys]
             told = (bare(self.search), self.metric, candidates, work.layout, len(folds))
             graph[keys[-1]] = Task(keys[-1], chosen, *told, *parts)
-            if self.search.refit:
-                keys.append(self._refit(graph, setting, keys[-1], blas))
+            if self.search.refit and not self.place.holds:
+                keys.append(self._refit(graph, setting, keys[-1]))
         weights = dict(zip(work.layout.keys, work.layout.sizes, strict=True))
-        found = run(self.place, graph, keys, weights, bool(getattr(self.search, "progress", False)))
+        with held(self.place):
+            found = run(self.place, graph, keys, weights, bool(getattr(self.search, "progress", False)))
         scores = in_order([score for part in found[: len(weights)] for score in part], work.layout, len(folds))
         self._take(work, plans, len(folds), scores)
         if self.once:
             self.choice = found[len(weights)]
             _warned(self.choice)
-            self.best = found[-1] if self.search.refit else None
+            self.best = found[-1] if self.search.refit and not self.place.holds else None
 
     def _take(self, work: Any, plans: list[Plan], folds: int, scores: list[Score]) -> None:
         self.outs += [score.out for score in scores]
@@ -184,11 +185,11 @@ class Job:
         graph[key] = DataNode(key, held) if held is value else held
         return key
 
-    def _refit(self, graph: dict[Any, Any], setting: Any, choice: Any, blas: int | None) -> Any:
+    def _refit(self, graph: dict[Any, Any], setting: Any, choice: Any) -> Any:
         """Add the fit of the best to a graph; return its key."""
         table = whole_table(graph, self.table) if self.lazy else self._put(graph, "table", self.table)
         key = ("refit", self.name, tokenize(choice))
-        graph[key] = Task(key, refitted, TaskRef(setting), TaskRef(table), TaskRef(choice), blas)
+        graph[key] = Task(key, refitted, TaskRef(setting), TaskRef(table), TaskRef(choice))
         return key
 
     def _refitted(self, choice: Choice) -> Any:
@@ -198,7 +199,7 @@ class Job:
         graph: dict[Any, Any] = {}
         key = ("choice", self.name)
         graph[key] = DataNode(key, choice)
-        last = self._refit(graph, self._put(graph, "setting", self.setting), key, None)
+        last = self._refit(graph, self._put(graph, "setting", self.setting), key)
         return run(self.place, graph, [last], {}, False)[0]
 
 

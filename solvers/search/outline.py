@@ -2,7 +2,8 @@
 
 A `Node` is a fit of one transformer on one input: the rows of a fold, or what other nodes made of them. Its key is a hash of
 the estimator and of the key of its input, so equal prefixes of pipelines, and equal members of unions on equal inputs, are one
-node. A node that only one candidate has is worth nothing: such a candidate is fitted whole.
+node. A node that only one candidate has is worth nothing: such a candidate is fitted whole. A node may be what is kept of
+another, its `whole`, which others keep more or less of.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sklearn import get_config
@@ -20,6 +21,7 @@ from sklearn.utils import get_tags
 
 from solvers.search.given import is_container, members
 from solvers.search.tokens import is_fixed, token
+from solvers.search.truncation import untruncated
 
 __all__ = ["Node", "Plan", "distinct", "outline", "paths"]
 
@@ -36,10 +38,13 @@ class Node:
     columns: Any = None
     inner: bool = False
     members: tuple[tuple[str, Node], ...] = ()
+    whole: Node | None = None
 
     def within(self) -> Iterator[Node]:
         """Yield the node and all that it is made of, but for what comes before it."""
         yield self
+        if self.whole is not None:
+            yield self.whole
         for _, node in self.members:
             yield from node.within()
 
@@ -56,7 +61,12 @@ class Plan:
 
 
 def outline(
-    estimator: Any, candidates: Sequence[dict[str, Any]], fit_params: dict[str, Any], *, apart: bool = False
+    estimator: Any,
+    candidates: Sequence[dict[str, Any]],
+    fit_params: dict[str, Any],
+    *,
+    apart: bool = False,
+    shape: tuple[int, int] | None = None,
 ) -> list[Plan]:
     """Return what each candidate shares.
 
@@ -70,6 +80,8 @@ def outline(
         What ``fit`` gets beside rows and labels.
     apart
         Whether to share no steps.
+    shape
+        Of the rows that are fitted, if that is known.
     """
     if apart or not _sharable(estimator, fit_params):
         return _whole(estimator, candidates)
@@ -80,7 +92,7 @@ def outline(
     for params in candidates:
         try:
             copy = clone(estimator).set_params(**clone(params, safe=False))
-            steps = _chain(copy, given) if is_container(copy) else []
+            steps = _chain(copy, given, shape) if is_container(copy) else []
         except Exception:  # it will fail for the same reason when its turn comes
             copy, steps = estimator, []
         chains.append(steps)
@@ -148,26 +160,34 @@ def _names(estimator: Any) -> tuple[str, ...]:
     return tuple(name for name, step in estimator.steps if hasattr(step, "fit"))
 
 
-def _chain(pipeline: Pipeline, given: dict[str, set[str]]) -> list[Node]:
+def _chain(pipeline: Pipeline, given: dict[str, set[str]], shape: tuple[int, int] | None) -> list[Node]:
     """Return a node for each step but the last; of steps that pass rows on there is none."""
     nodes: list[Node] = []
     for name, step in pipeline.steps[:-1]:
         if hasattr(step, "get_params"):
             before = nodes[-1] if nodes else None
-            nodes.append(_node(name, step, before, params=tuple(sorted(given.get(name, ())))))
+            nodes.append(_node(name, step, before, shape, params=tuple(sorted(given.get(name, ())))))
         elif step not in (None, "passthrough"):
             break
     return nodes
 
 
 def _node(
-    name: str, estimator: Any, before: Node | None, columns: Any = None, params: tuple[str, ...] = (), inner: bool = False
+    name: str,
+    estimator: Any,
+    before: Node | None,
+    shape: tuple[int, int] | None,
+    columns: Any = None,
+    params: tuple[str, ...] = (),
+    inner: bool = False,
 ) -> Node:
+    all_ = untruncated(estimator, shape)
+    whole = None if all_ is None else _node(name, all_, before, shape, columns, params, inner)
     inside: list[tuple[str, Node]] = []
     if is_container(estimator) and not params:
         last = before
         for part, member, chosen in members(estimator):
-            node = _node(f"{name}__{part}", member, last, chosen, inner=True)
+            node = _node(f"{name}__{part}", member, last, shape, chosen, inner=True)
             inside.append((part, node))
             if isinstance(estimator, Pipeline):
                 last = node
@@ -179,16 +199,18 @@ def _node(
         source,
         tuple(n.key for _, n in inside),
     )
-    return Node(hashlib.sha1(repr(hashed).encode()).hexdigest(), name, estimator, before, params, columns, inner, tuple(inside))
+    key = hashlib.sha1(repr(hashed).encode()).hexdigest()
+    return Node(key, name, estimator, before, params, columns, inner, tuple(inside), whole)
 
 
 def _kept(node: Node, uses: Counter[str]) -> Node:
-    """Return the node without members that no other shares; it fits those itself."""
+    """Return the node without members, and without a whole, that no other shares; it fits those itself."""
     before = _kept(node.before, uses) if node.before else None
+    whole = _kept(node.whole, uses) if node.whole and uses[node.whole.key] > uses[node.key] else None
     inside = tuple((name, _kept(part, uses)) for name, part in node.members)
     if not any(uses[part.key] > uses[node.key] for _, part in inside):
         inside = ()
-    return Node(node.key, node.name, node.estimator, before, node.params, node.columns, node.inner, inside)
+    return replace(node, before=before, members=inside, whole=whole)
 
 
 def _path(estimator: Any, params: dict[str, Any], last: Node | None) -> tuple[Any, float]:

@@ -21,7 +21,7 @@ __all__ = ["Place", "held", "run"]
 
 
 class Place:
-    """Where a search runs, and how many tasks it runs at once.
+    """Where a search runs, how many tasks it runs at once, and whether it holds BLAS to a part of the processors here.
 
     Parameters
     ----------
@@ -40,6 +40,7 @@ class Place:
         self.kind = getattr(self.get, "__module__", "") if self.client is None else "distributed"
         self.options: dict[str, Any] = {}
         self.threads = self._threads(jobs)
+        self.holds = self.kind == "dask.threaded" and self.threads > 1
 
     def _threads(self, jobs: int | None) -> int:
         if self.client is not None:
@@ -131,20 +132,17 @@ def _bar(progress: bool, weights: Mapping[Any, int]) -> Iterator[_Told]:
 
 
 @contextlib.contextmanager
-def held(place: Place) -> Iterator[int | None]:
-    """Leave each task its part of the processors: two threads that both start two threads of BLAS get in each other's way.
-
-    Yields how many threads BLAS had before it was held to fewer, if it is.
-    """
+def held(place: Place) -> Iterator[None]:
+    """Leave each task its part of the processors: two threads that both start two threads of BLAS get in each other's way."""
     if place.kind == "dask.multiprocessing":
         place.options.setdefault("initializer", _hold_here)
-    if place.kind != "dask.threaded" or place.threads == 1:
-        yield None
+    if not place.holds:
+        yield
         return
     found = threadpoolctl.ThreadpoolController().select(user_api="blas")
     before = max((library["num_threads"] for library in found.info()), default=1)
     with found.limit(limits=min(before, max(1, (os.cpu_count() or 1) // place.threads))):
-        yield before
+        yield
 
 
 def _hold_here() -> None:

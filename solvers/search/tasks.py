@@ -1,7 +1,7 @@
 """Tasks: what the tasks of a search do. They run wherever dask runs them, and know nothing of graphs.
 
-`cut` cuts the rows of a fold, `extended` fits one more step of a pipeline or a member of a container, `moved` transforms the
-rows that are scored, `evaluated` fits and scores candidates.
+`cut` cuts the rows of a fold, `extended` fits one more step of a pipeline or a member of a container, or cuts it out of what is
+fitted, `moved` transforms the rows that are scored, `evaluated` fits and scores candidates.
 
 What is shared is never the cause of another answer: where a shared part failed, drew random numbers, or does not get along
 with what reads it, a candidate is fitted whole, as if nothing were shared. Then it fails, or not, as it would have.
@@ -30,6 +30,7 @@ from solvers.search.draws import Watched
 from solvers.search.given import Given, assemble, revealed, rows
 from solvers.search.outline import Node
 from solvers.search.tokens import draws
+from solvers.search.truncation import truncated
 from solvers.search.values import Candidate, Cut, Fold, Part, Score, Setting, Table, at_work
 
 __all__ = ["cut", "evaluated", "extended", "gathered", "is_square", "moved"]
@@ -100,10 +101,14 @@ def extended(
     there: Cut | None,
     node: Node,
     before: Part | None,
+    first: Part | None,
     *inner: Part,
 ) -> Part:
-    """Fit one more step, or a member of one, on what the steps before it made of the rows; parts of it may be there."""
-    if any_lost(before, *inner):
+    """Fit one more step, or a member of one, on what the steps before it made of the rows; parts of it may be there.
+
+    ``first`` is what others keep more or less of, where there is such a thing.
+    """
+    if any_lost(before, first, *inner):
         return Part(lost=True)
     start = time.time()
     try:
@@ -117,15 +122,18 @@ def extended(
             options = {name.partition("__")[2]: rows_of.fit_params[name] for name in node.params}
             given = {name: Given(part.fitted[-1], part.output) for (name, _), part in zip(node.members, inner, strict=True)}
             with apart():
-                fitted, output = _fitted(clone(node.estimator), X, rows_of.y_train, options, given)
+                estimator = clone(node.estimator)
+                if first is None:
+                    fitted, output = _fitted(estimator, X, rows_of.y_train, options, given)
+                else:
+                    fitted, output = truncated(estimator, first.fitted[-1], first.output, X)
     except Exception:
         return Part(lost=True)  # whoever fits it for himself will say why
     if fitted is None:
         return Part(lost=True)
     seconds = time.time() - start + sum(part.seconds for part in inner)
-    if node.inner or before is None:
-        return Part((fitted,), _frozen(output), seconds)
-    return Part((*before.fitted, fitted), _frozen(output), before.seconds + seconds)
+    past = Part() if node.inner or before is None else before
+    return Part((*past.fitted, fitted), _frozen(output), seconds + (first or past).seconds)
 
 
 def moved(setting: Setting, table: Table, fold: Fold, there: Cut | None, train: bool, part: Part, before: Part | None) -> Part:
