@@ -6,10 +6,9 @@ the covariance, and most is in regressions, which all differ. Both are run; the 
 A grid over one estimator, where there is nothing to share and nothing may be lost. And 10 000 candidates of an estimator that
 does nothing, where all there is is overhead.
 
-On a cluster ours has two worker processes of one thread, in which fits of liblinear need not wait for each other. Both searches
-have two threads or processes, and each of these one thread of BLAS. They run by turns; ratios are medians of
-those within a round. Where there is nothing to do, scikit-learn has one job, with which it is faster. Fits are counted by the
-search; tests hold it to a transformer that counts.
+On a cluster ours has two worker processes of one thread. Both searches have two threads or processes, and each of these one
+thread of BLAS. They run by turns; ratios are medians of those within a round. Where there is nothing to do, scikit-learn has
+one job, with which it is faster. Fits are counted by the search; tests hold it to a transformer that counts.
 
 Run ``python bench/search.py``; ``--rounds N``, ``--quick`` for small sizes, ``--write`` for the table in docs/grid_search.md.
 """
