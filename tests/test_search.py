@@ -607,7 +607,7 @@ def _of_the_first(free: queue.LifoQueue[Any]) -> queue.LifoQueue[Any]:
     ("name", "call"), [("liblinear", "train_wrap"), ("libsvm", "fit"), ("libsvm_sparse", "libsvm_sparse_train")]
 )
 def test_fits_at_a_time_have_libraries_of_their_own(name: str, call: str) -> None:
-    """Libsvm draws where it calibrates probabilities, for each pair of classes; there seeds went astray in one fit of fifty."""
+    """Libsvm draws where it calibrates probabilities, for each pair of classes; there seeds go astray now and then."""
     together = threading.Barrier(2, timeout=60)
     library = getattr(caller, name)
 
