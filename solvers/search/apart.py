@@ -25,7 +25,7 @@ from sklearn.svm import _base as caller
 __all__ = ["apart"]
 
 #: Where scikit-learn calls them. They go together: what holds one may ask for the next, and would wait for it in a circle.
-_NAMES = ("liblinear", "libsvm", "libsvm_sparse")
+_NAMES = tuple(name for name in ("liblinear", "libsvm", "libsvm_sparse") if hasattr(caller, name))
 
 #: Sets of libraries that no fit holds. The first is the one that all others use; that of a fit is taken by its first call.
 _FREE: queue.LifoQueue[Mapping[str, Any]] = queue.LifoQueue()
