@@ -44,13 +44,13 @@ _GIVEN_UP = 2.0
 #: Those this near are tried again a few times, and at least once: a first time may have been a bad moment.
 _AGAIN, _ONCE_MORE, _ROUNDS = 2.0, 5.0, 3
 
-#: In finals, how near ways must be after a few rounds to go on, and the rounds. Those
-#: that are worse than what is given up in a survey have one more turn, or none, as there.
-_NEAR, _FEW_ROUNDS, _FINAL_ROUNDS = 1.15, 4, 30
+#: In finals, how near ways must be after a few rounds to go on, and the rounds. Those that are worse than what is given up in a
+#: survey have one more turn, or none, as there.
+_NEAR, _FEW_ROUNDS, _FINAL_ROUNDS = 1.15, 3, 30
 
-#: Seconds of a call beyond which more turns of one call say more than more calls in a turn; and beyond which a first call
-#: counts, though it finds caches, and the memory that is to be had, as another way left them.
-_SLOW, _VERY_SLOW = 0.02, 0.2
+#: How many calls of a turn count, by the seconds up to which the first takes. That does not: it finds caches, and the memory
+#: that is to be had, as another way left them, and takes a third longer. Beyond, more turns say more than more calls in a turn.
+_TURN = {0.004: 5, 0.02: 3, 0.1: 2}
 
 #: So many ways are tried, whatever it takes.
 _LEAST = 3
@@ -174,10 +174,10 @@ class Lab:
         start = self.clock()
         self._run(trial)
         first = self.clock() - start
-        if first > _VERY_SLOW:
+        more = next((calls for most, calls in _TURN.items() if first <= most), 0)
+        if not more:
             trial.times.append(first)
-            return
-        for _ in range(5 if first < _SLOW / 5 else 3 if first < _SLOW else 1):
+        for _ in range(more):
             start = self.clock()
             self._run(trial)
             trial.times.append(self.clock() - start)
