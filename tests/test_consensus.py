@@ -379,7 +379,9 @@ def settled(coef: np.ndarray, penalty: Penalty) -> np.ndarray:
 
 
 @pytest.mark.parametrize("penalty", PENALTIES, ids=lambda penalty: type(penalty).__name__)
-@pytest.mark.parametrize("family", [*FAMILIES, *MORE], ids=lambda family: family.name)
+@pytest.mark.parametrize(
+    "family", [*FAMILIES, *[pytest.param(family, marks=pytest.mark.slow) for family in MORE]], ids=lambda family: family.name
+)
 @pytest.mark.parametrize("variant", [*[pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS[:2]], "batched"])
 def test_the_optimum_of_proximal_gradient(variant: str, family: Family, penalty: Penalty) -> None:
     X, y = labelled(family)
@@ -412,6 +414,7 @@ def test_what_classes_have_in_common_is_for_the_penalty(penalty: Penalty) -> Non
         assert found.objective == pytest.approx(wanted.objective, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize("family", MORE, ids=lambda family: family.name)
 @pytest.mark.parametrize("sparse", [False, True])
@@ -452,6 +455,7 @@ def test_many_coefficients_make_no_hessian(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_allclose(found.beta, fit(X, y, family="poisson", penalty=L1(0.01), tol=1e-10).beta, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_scale_that_chunks_would_make_0() -> None:
     """In chunks of few rows all residuals can be 0; and where all rows can, what comes back says what it is."""
     X, y = problem(families.Huber())
