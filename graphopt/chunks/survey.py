@@ -171,16 +171,9 @@ class Lab:
 
     def time(self, trial: Trial) -> None:
         """Run a trial and note the seconds: of some runs if it is quick, and of the first only if that takes long."""
-        start = self.clock()
-        self._run(trial)
-        first = self.clock() - start
+        first = self._run(trial)
         more = next((calls for most, calls in _TURN.items() if first <= most), 0)
-        if not more:
-            trial.times.append(first)
-        for _ in range(more):
-            start = self.clock()
-            self._run(trial)
-            trial.times.append(self.clock() - start)
+        trial.times += [self._run(trial) for _ in range(more)] or [first]
 
     def held(self, trial: Trial) -> float | None:
         """Return the bytes that a run holds for each cell in flight, beside what it is given; None if it cannot be seen."""
@@ -203,8 +196,11 @@ class Lab:
             took.append((self.clock() - start) / max(1, self.sample.cells))
         return took[0], took[1]
 
-    def _run(self, trial: Trial) -> None:
+    def _run(self, trial: Trial) -> float:
+        """Run a trial; return the seconds."""
+        start = self.clock()
         run(self.executor, self.step, trial.call.arguments)
+        return self.clock() - start
 
 
 def typical(lengths: Sequence[int]) -> int:
